@@ -1,0 +1,2550 @@
+# SPDX-FileCopyrightText: 2026 The oauth_session authors
+# SPDX-License-Identifier: MIT
+"""An API client that is always authorised: OAuth 2.0 client credentials, one file, standard library only.
+
+    from oauth_session import OAuthSession
+
+    session = OAuthSession("my-client", "my-secret", ["read", "write"], "https://auth.example.com/oauth/token")
+    user = session.get("https://api.example.com/me").json()
+    session.post("https://api.example.com/notes", json={"text": "hello"}).raise_for_status()
+
+The path of a request, and the order of this file:
+ 1. OAuthSession makes a `urllib.request.Request` and opens it with its OpenerDirector.
+ 2. OAuthHandler puts `Authorization: Bearer ...` on it, if its origin may see the token.
+ 3. TokenSource keeps the token. FRESH: handed out without a lock. DUE: handed out, while one thread renews it in the
+    background. EXPIRED: callers wait for one shared fetch. Nobody waits otherwise.
+ 4. ClientCredentials obtains one token: a POST to the token endpoint, and a strict look at the answer.
+ 5. The transport sends it all on kept-alive connections. On the way back OAuthHandler follows redirects without
+    leaking and, on a 401, renews the token and sends the request again, once.
+
+What can be raised; every class says what to do about it. A wrong argument is a ValueError or TypeError, before any I/O:
+    OAuthError(urllib.error.URLError)
+    |-- OAuthTransportError               no answer from the token endpoint
+    |-- OAuthResponseError                it refused
+    |   |-- OAuthInvalidRequest, OAuthInvalidClient, OAuthInvalidGrant, OAuthUnauthorizedClient,
+    |   |-- OAuthUnsupportedGrantType, OAuthInvalidScope, OAuthInvalidTarget,
+    |   `-- OAuthTemporarilyUnavailable, OAuthServerError, OAuthMalformedResponse
+    `-- OAuthBearerError(urllib.error.HTTPError)    the API refused the token
+        `-- OAuthInvalidToken (401), OAuthInsufficientScope (403)
+
+What it will not do: log users in, asyncio, HTTP/2, read ~/.netrc, keep cookies, follow https to http, or send the token
+to an origin that was not named. Threads may share everything here.
+RFC 6749 (OAuth 2.0), 6750 (bearer tokens), 8707 (resource), 9110 and 9112 (HTTP).
+"""
+from __future__ import annotations  # oauth_session.py needs Python 3.8 or newer
+
+import base64
+import email.utils
+import functools
+import http.client
+import io
+import itertools
+import json
+import os
+import random
+import socket
+import ssl
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import weakref
+import zlib
+from collections import deque
+
+TYPE_CHECKING = False  # instead of `typing`, whose import a cold start would pay
+if TYPE_CHECKING:
+    from typing import Any, Callable, Iterable, Iterator, Mapping, NoReturn, Sequence
+
+    Moment = tuple[float, float]  # wall clock and monotonic clock
+    Origin = tuple[str, str, int]  # scheme, host, port
+    Head = tuple[bytes, int, str, http.client.HTTPMessage]  # version, status, reason, headers
+
+_DEFAULT_TIMEOUT: Any = socket._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]  # what urllib takes for "none given"
+
+__version__ = "0.1.0"
+__all__ = [
+    "OAuthSession", "Response", "OAuthHandler", "TokenSource", "ClientCredentials", "Token", "DemoServer",
+    "OAuthError", "OAuthTransportError", "OAuthResponseError", "OAuthInvalidRequest", "OAuthInvalidClient",
+    "OAuthInvalidGrant", "OAuthUnauthorizedClient", "OAuthUnsupportedGrantType", "OAuthInvalidScope",
+    "OAuthInvalidTarget", "OAuthTemporarilyUnavailable", "OAuthServerError", "OAuthMalformedResponse",
+    "OAuthBearerError", "OAuthInvalidToken", "OAuthInsufficientScope", "ERRORS_BY_CODE", "__version__",
+]  # fmt: skip
+
+# ---- 1. Errors: what the token endpoint or the API said, as classes -------------------------------------------------
+
+
+class OAuthError(urllib.error.URLError):
+    """The base of all errors here. error: the server's code, status: its HTTP status; None where there is none."""
+
+    error: str | None = None
+    status: int | None = None
+    _fields: tuple[str, ...] = ("error", "status")  # keyword arguments; what pickling and copying keep
+
+    def __init__(self, message: str = "", **fields: Any) -> None:
+        super().__init__(message)
+        self._set(fields)
+
+    def _set(self, fields: dict[str, Any]) -> None:
+        for name in fields:
+            if name not in self._fields:
+                raise TypeError(f"{type(self).__name__} has no argument {name!r}")
+        for name in self._fields:
+            setattr(self, name, fields.get(name))
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    __repr__ = Exception.__repr__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(type(self), **{name: getattr(self, name) for name in self._fields}), self.args
+
+
+class OAuthTransportError(OAuthError):
+    """No answer from the token endpoint: DNS, TCP, TLS, proxy or time-out; `__cause__` says which."""
+
+
+class OAuthResponseError(OAuthError):
+    """The token endpoint refused (RFC 6749 section 5.2). Its texts are cleaned; retry_after: seconds, at most 300."""
+
+    _fields = ("error", "status", "error_description", "error_uri", "headers", "retry_after")
+    error_description: str | None
+    error_uri: str | None
+    headers: http.client.HTTPMessage | None
+    retry_after: float | None
+
+
+class OAuthInvalidRequest(OAuthResponseError):
+    """`invalid_request`: a parameter is missing, doubled or malformed."""
+
+
+class OAuthInvalidClient(OAuthResponseError):
+    """`invalid_client`, or 401 or 403 without a code: check client_id, client_secret and auth_method."""
+
+
+class OAuthInvalidGrant(OAuthResponseError):
+    """`invalid_grant`: the grant or assertion is wrong, used, expired or for somebody else."""
+
+
+class OAuthUnauthorizedClient(OAuthResponseError):
+    """`unauthorized_client`: this client may not use this grant."""
+
+
+class OAuthUnsupportedGrantType(OAuthResponseError):
+    """`unsupported_grant_type`: the server does not know this grant."""
+
+
+class OAuthInvalidScope(OAuthResponseError):
+    """`invalid_scope`: a scope is unknown, malformed or not granted to this client."""
+
+
+class OAuthInvalidTarget(OAuthResponseError):
+    """`invalid_target` (RFC 8707 section 2): resource or audience is unknown or not allowed."""
+
+
+class OAuthTemporarilyUnavailable(OAuthResponseError):
+    """`temporarily_unavailable`, 408, 425, 429 or 503: try again after `retry_after` seconds."""
+
+
+class OAuthServerError(OAuthResponseError):
+    """`server_error` or another 5xx: the token endpoint is broken."""
+
+
+class OAuthMalformedResponse(OAuthResponseError):
+    """It answered, but not as RFC 6749 section 5 says."""
+
+
+class OAuthBearerError(OAuthError, urllib.error.HTTPError):
+    """The API refused the token (RFC 6750 section 3.1); an HTTPError with its body (at most 1 MiB) in memory.
+
+    error, scope, realm: of the challenge. response: set by `Response.raise_for_status`.
+    """
+
+    _fields = ("error", "status", "scope", "realm", "url", "reason", "headers")
+    scope: str | None
+    realm: str | None
+    response: Response | None = None
+
+    def __init__(self, message: str = "", *, body: bytes = b"", **fields: Any) -> None:
+        # Trap: super() would reach URLError, which sets the `reason` that HTTPError has as a read-only property; and
+        # an HTTPError without a body object lacks half of its methods.
+        url, status, reason = fields.pop("url", ""), fields.setdefault("status", 401), fields.pop("reason", "")
+        headers = fields.pop("headers", None) or http.client.HTTPMessage()
+        urllib.error.HTTPError.__init__(self, url, status, reason, headers, io.BytesIO(body))
+        self.args = (message,)
+        self.error, self.status = fields.pop("error", None), fields.pop("status")
+        self.scope, self.realm = fields.pop("scope", None), fields.pop("realm", None)
+        for name in fields:
+            raise TypeError(f"{type(self).__name__} has no argument {name!r}")
+
+
+class OAuthInvalidToken(OAuthBearerError):
+    """401: the API refused the token, and a new one too, or no other could be had."""
+
+
+class OAuthInsufficientScope(OAuthBearerError):
+    """403: the token is good, but not for this; `scope` is what the API wants, if it said so."""
+
+
+ERRORS_BY_CODE: dict[str, type[OAuthResponseError]] = {  # the token endpoint's codes; add your server's own
+    "invalid_request": OAuthInvalidRequest,
+    "invalid_client": OAuthInvalidClient,
+    "invalid_grant": OAuthInvalidGrant,
+    "unauthorized_client": OAuthUnauthorizedClient,
+    "unsupported_grant_type": OAuthUnsupportedGrantType,
+    "invalid_scope": OAuthInvalidScope,
+    "invalid_target": OAuthInvalidTarget,
+    "temporarily_unavailable": OAuthTemporarilyUnavailable,
+    "server_error": OAuthServerError,
+}
+
+
+def _clean(text: object, secrets: Iterable[str] = (), limit: int = 500) -> str:
+    """A server's text as a person or a log may see it: no control characters, no secret, not too long."""
+    result = str(text)
+    for _ in range(2):  # a secret may appear only when control characters are gone
+        for secret in secrets:
+            result = result.replace(secret, "***")
+        if not result.isprintable():
+            result = "".join(letter if letter.isprintable() else " " for letter in result)
+    return result if len(result) <= limit else result[:limit] + "..."
+
+
+def _clean_headers(headers: Any, secrets: Iterable[str]) -> http.client.HTTPMessage:
+    """Headers for an exception, which may be shown or pickled."""
+    clean = http.client.HTTPMessage()
+    for name, value in headers.items():
+        clean.set_raw(name, _clean(value, secrets))
+    return clean
+
+
+def _log(level: str, message: str, *values: object) -> None:
+    """Log, if the program uses `logging` at all. Never called with a lock held: a log handler is user code."""
+    logging = sys.modules.get("logging")
+    if logging is not None:
+        try:
+            getattr(logging.getLogger(__name__), level)(message, *values)
+        except Exception:  # its failure is not the caller's
+            pass
+
+
+# ---- 2. Token: a value, and how old it is ---------------------------------------------------------------------------
+
+_UNKNOWN_LIFE = 3600.0  # seconds a token without a usable expires_in is kept
+_LONGEST_LIFE = 100 * 366 * 86400.0  # seconds; more is nonsense
+_EXPIRED_BEFORE = 10.0  # seconds of life left that count as none: the request has to travel, and clocks differ
+_TOKEN_LIMIT = 65536  # characters; no server takes a longer header line
+
+FRESH, DUE, EXPIRED = "fresh", "due", "expired"
+
+
+def _now() -> Moment:
+    return time.time(), time.monotonic()
+
+
+def _since(moment: Moment) -> float:
+    """Seconds since then, by the clock that says more: one can be set back, the other stands still while suspended."""
+    return max(time.time() - moment[0], time.monotonic() - moment[1])
+
+
+def _seconds(value: object) -> float | None:
+    """A positive number of seconds from any JSON form, or None where it makes no sense."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return seconds if 0 < seconds <= _LONGEST_LIFE else None
+
+
+class Token:
+    """An access token (RFC 6749 section 5.1): a value that does not change, and whose repr does not show it.
+
+    access_token: visible ASCII, else ValueError. token_type: as the server said. expires_at: seconds since the epoch,
+    or None where it did not say. scope: granted, separated by spaces, or None. raw: the server's answer, or None.
+    """
+
+    __slots__ = ("access_token", "token_type", "expires_at", "scope", "raw")
+    access_token: str
+    token_type: str
+    expires_at: float | None
+    scope: str | None
+    raw: Mapping[str, Any] | None
+
+    def __init__(
+        self, access_token: str, *, token_type: str = "Bearer", expires_at: float | None = None,
+        scope: str | None = None, raw: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        if not isinstance(access_token, str):
+            raise TypeError(f"access_token must be a str, not {type(access_token).__name__}")
+        if not (_is_visible(access_token) and 0 < len(access_token) <= _TOKEN_LIMIT):
+            raise ValueError("access_token must be 1 to 65536 visible ASCII characters, to stand in a header")
+        for name, value in zip(self.__slots__, (access_token, token_type, expires_at, scope, raw)):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_response(cls, mapping: Mapping[str, Any], requested_at: float | None = None) -> Token:
+        """Judge a successful token response (RFC 6749 section 5.1) and return its Token.
+
+        mapping: the parsed JSON. requested_at: when the request was sent, seconds since the epoch; default: now.
+        Raises OAuthMalformedResponse. An expires_in that makes no sense counts as missing.
+        """
+        if not hasattr(mapping, "get"):
+            raise OAuthMalformedResponse("the token response is not a JSON object")
+        token_type = mapping.get("token_type") or "Bearer"  # Deviation: required, but some servers leave it out
+        if not isinstance(token_type, str) or token_type.lower() != "bearer":
+            raise OAuthMalformedResponse(f"only token_type Bearer is spoken here, not {_clean(token_type)!r}")
+        seconds, scope = _seconds(mapping.get("expires_in")), mapping.get("scope")
+        if seconds is None and mapping.get("expires_in") is not None:
+            _log("warning", "expires_in makes no sense and counts as missing: %s", _clean(mapping["expires_in"]))
+        if isinstance(scope, (list, tuple)):  # Deviation: Twitch sends a list
+            scope = " ".join(map(str, scope))
+        start = time.time() if requested_at is None else requested_at
+        try:
+            return cls(
+                mapping["access_token"], token_type=token_type, expires_at=None if seconds is None else start + seconds,
+                scope=scope if isinstance(scope, str) else None, raw=dict(mapping),
+            )  # fmt: skip
+        except KeyError:
+            raise OAuthMalformedResponse("the token response has no access_token") from None
+        except (TypeError, ValueError) as error:
+            raise OAuthMalformedResponse(f"the token response has no usable token: {error}") from None
+
+    def __repr__(self) -> str:
+        return f"Token('***', token_type={self.token_type!r}, expires_at={self.expires_at!r}, scope={self.scope!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = {name: getattr(self, name) for name in self.__slots__[1:]}
+        return functools.partial(type(self), **fields), (self.access_token,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Token) and all(getattr(self, n) == getattr(other, n) for n in self.__slots__[:-1])
+
+    def __hash__(self) -> int:
+        return hash((self.access_token, self.expires_at))
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a Token does not change; make a new one with {name}=...")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("a Token does not change")
+
+
+class _Held:
+    """A token that a TokenSource keeps, with its windows in seconds after `since`, when its request began."""
+
+    __slots__ = ("token", "since", "number", "due", "expired", "life")
+
+    def __init__(self, token: Token, since: Moment, number: int, refresh_before: float) -> None:
+        self.token, self.since, self.number = token, since, number
+        self.life = _UNKNOWN_LIFE if token.expires_at is None else token.expires_at - since[0]
+        self.expired = self.life - min(_EXPIRED_BEFORE, self.life / 10)
+        refresh_in = _seconds((token.raw or {}).get("refresh_in"))
+        self.due = self.life - min(refresh_before, self.life / 2) if refresh_in is None else refresh_in
+
+    def age(self) -> str:
+        """FRESH, DUE or EXPIRED: the one place where this is decided."""
+        passed = _since(self.since)
+        if passed >= self.expired:
+            return EXPIRED
+        return DUE if passed >= self.due else FRESH
+
+    def follow(self, before: _Held) -> None:
+        """Keep the windows, for a server that returns one token until it ends.
+
+        Windows made of what is left of its life would shrink towards nothing, and cause a fetch for each call.
+        """
+        self.expired = self.life - (before.life - before.expired)
+        if _since(self.since) >= self.expired:
+            self.expired = self.life
+        self.due = self.expired
+
+
+def _is_visible(text: str) -> bool:
+    """Whether all characters are visible ASCII, 0x21 to 0x7E."""
+    return text.isascii() and text.isprintable() and " " not in text
+
+
+# ---- 3. OAuthSession and Response: the face -------------------------------------------------------------------------
+
+_NOT_GIVEN: Any = type("NotGiven", (), {"__repr__": lambda self: "..."})()  # since None has a meaning
+_NOTHING: Any = None  # for type checkers: a class attribute that a subclass may set to anything
+_ORDER = "the order is OAuthSession(client_id, client_secret, scope, token_url)"
+_CREDENTIALS = (
+    "client_id", "client_secret", "scope", "token_url", "auth_method", "audience", "resource", "token_params",
+)  # fmt: skip
+_SETTINGS = (
+    *_CREDENTIALS, "base_url", "headers", "timeout", "context", "handlers", "refresh_before", "origins", "allow_http",
+    "source",
+)  # fmt: skip
+_ELSEWHERE = {  # what people try who come from requests, and what to write here
+    "verify": "give OAuthSession(context=ssl.create_default_context(cafile=...))",
+    "cert": "give OAuthSession(context=...) an ssl.SSLContext with load_cert_chain()",
+    "proxies": "set HTTPS_PROXY, or give OAuthSession(handlers=[urllib.request.ProxyHandler({...})])",
+    "stream": "use session.open(url), which never reads ahead",
+    "allow_redirects": "give OAuthSession(handlers=[...]) an HTTPRedirectHandler whose redirect_request returns None",
+    "auth": "the session adds its token; an Authorization header of yours goes before it",
+    "cookies": "give OAuthSession(handlers=[urllib.request.HTTPCookieProcessor()])",
+    "files": "give the multipart body as data=, and its Content-Type in headers=",
+}
+
+
+def _refuse(unknown: Mapping[str, object], what: str) -> None:
+    for name in unknown:
+        raise TypeError(f"{what} has no argument {name!r}; {_ELSEWHERE.get(name, 'see its help()')}")
+
+
+class Response:
+    """What an API answered, read to its end; the verbs of OAuthSession return it at any HTTP status.
+
+    status, reason, url (after redirects), headers (case-insensitive), content (bytes, gzip undone).
+    """
+
+    def __init__(self, answer: Any, decode: bool) -> None:
+        self.status: int = answer.code
+        self.reason: str = answer.reason
+        self.url: str = answer.url
+        self.headers: http.client.HTTPMessage = answer.headers
+        self.content = _read_all(answer, decode=decode)
+        self._refusal = answer if isinstance(answer, OAuthBearerError) else None
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status} {self.reason}>"
+
+    @property
+    def status_code(self) -> int:
+        """The status, by the name that requests gives it."""
+        return self.status
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is below 400."""
+        return self.status < 400
+
+    @property
+    def text(self) -> str:
+        """The body as text, by the charset of its Content-Type, else UTF-8; what does not decode is replaced."""
+        try:
+            return self.content.decode(self.headers.get_content_charset() or "utf-8", "replace")
+        except LookupError:
+            return self.content.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """The body parsed as JSON; ValueError, with status and content type, if it is something else."""
+        try:
+            return json.loads(self.content)
+        except (ValueError, RecursionError):
+            kind = _clean(self.headers.get("Content-Type") or "of no Content-Type", limit=80)
+            size = len(self.content)
+            raise ValueError(f"not JSON but {size} bytes {kind}, status {self.status}, {self.url}") from None
+
+    def raise_for_status(self) -> Response:
+        """Return the response itself below 400; else raise OAuthBearerError if the token was refused, or HTTPError."""
+        if self.ok:
+            return self
+        if self._refusal is None:
+            body = io.BytesIO(self.content)
+            error: Any = urllib.error.HTTPError(self.url, self.status, self.reason, self.headers, body)
+        else:
+            make, message = self._refusal.__reduce__()
+            error = make(*message, body=self.content)
+        error.response = self
+        raise error
+
+
+class OAuthSession:
+    """An API client that is always authorised by OAuth 2.0 client credentials (RFC 6749 section 4.4).
+
+    client_id, client_secret: from the authorisation server; the secret may be a callable, called for each fetch.
+    scope: a text, or an iterable of texts. token_url: the token endpoint.
+    base_url: what a URL that is not absolute is appended to. origins: URLs; with base_url they say which scheme, host
+        and port may see the token. Without both, the token goes to the origin of each URL that you name.
+    auth_method: how the client proves itself: client_secret_basic, client_secret_post, client_secret_basic_raw (not
+        percent-encoded), tls_client_auth or none. Default: Basic and, if the server refuses the client, in the body.
+    audience, resource (RFC 8707): one or several. token_params: further form fields of the token request.
+    headers: for each call; may be changed. timeout: seconds for each network step of a call, and for a whole token
+        fetch; default 30; may be changed. context: an ssl.SSLContext. handlers: urllib handlers for the opener.
+    refresh_before: seconds before its end at which a token is renewed in the background, default 300.
+    allow_http: True lifts the rule that only loopback is called without TLS. source: a TokenSource instead of that.
+
+    Each is also an attribute that a subclass may set: `class AcmeSession(OAuthSession): token_url = "..."`. None
+    switches it off. No I/O before the first call. ValueError or TypeError for a wrong argument. Threads may share it.
+    """
+
+    client_id = client_secret = scope = token_url = auth_method = audience = resource = token_params = _NOTHING
+    base_url = context = handlers = origins = source = _NOTHING
+    headers: Any = None
+    timeout: Any = 30.0
+    refresh_before: Any = 300.0
+    allow_http: Any = False
+
+    def __init__(
+        self,
+        client_id: str | None = _NOT_GIVEN,
+        client_secret: str | Callable[[], str] | None = _NOT_GIVEN,
+        scope: str | Iterable[str] | None = _NOT_GIVEN,
+        token_url: str | None = _NOT_GIVEN,
+        *,
+        base_url: str | None = _NOT_GIVEN,
+        auth_method: str | None = _NOT_GIVEN,
+        audience: str | Iterable[str] | None = _NOT_GIVEN,
+        resource: str | Iterable[str] | None = _NOT_GIVEN,
+        token_params: Mapping[str, Any] | None = _NOT_GIVEN,
+        headers: Mapping[str, str] | None = _NOT_GIVEN,
+        timeout: float | None = _NOT_GIVEN,
+        context: ssl.SSLContext | None = _NOT_GIVEN,
+        handlers: Iterable[Any] | None = _NOT_GIVEN,
+        refresh_before: float = _NOT_GIVEN,
+        origins: str | Iterable[str] | None = _NOT_GIVEN,
+        allow_http: bool = _NOT_GIVEN,
+        source: TokenSource | None = _NOT_GIVEN,
+        **unknown: Any,
+    ) -> None:
+        given = {name: value for name, value in locals().items() if value is not _NOT_GIVEN and name in _SETTINGS}
+        _refuse(unknown, "OAuthSession")
+        setting = self._settle(given)
+        vars(self).update({name: value for name, value in setting.items() if name not in ("client_secret", "headers")})
+        self.headers: dict[str, str] = setting["headers"]
+        self.timeout: float | None = setting["timeout"]
+        self._origins = _check_origins(setting["base_url"], setting["origins"], self.allow_http)
+        self._handlers = _check_handlers(setting["handlers"] or ())
+        self._pool = _Pool(setting["context"])
+        if setting["source"] is None:
+            fetch = ClientCredentials(
+                **{name: setting[name] for name in _CREDENTIALS},
+                headers=self.headers,
+                timeout=30.0 if self.timeout is None else self.timeout,
+                allow_http=self.allow_http,
+                handlers=self._handlers,
+                pool=self._pool,
+            )
+            vars(self)["source"] = TokenSource(fetch, refresh_before=setting["refresh_before"])
+        elif not isinstance(setting["source"], TokenSource):
+            raise TypeError("source must be a TokenSource; of a function that returns a Token: TokenSource(function)")
+        self.opener = self._make_opener()
+
+    def _settle(self, given: dict[str, Any]) -> dict[str, Any]:
+        """What counts: the arguments, then the class; an argument silences its rival in the class."""
+        setting = {name: given.get(name, getattr(self, name)) for name in _SETTINGS}
+        for name in (*_CREDENTIALS, "refresh_before"):
+            if given.get("source") is not None and given.get(name) is not None:
+                raise ValueError(f"{name} and source contradict each other: source says how a token is obtained")
+            if given.get(name) is not None and name in _CREDENTIALS:
+                setting["source"] = given.get("source")
+        if given.get("auth_method") in ("none", "tls_client_auth") and "client_secret" not in given:
+            setting["client_secret"] = None
+        return setting
+
+    @classmethod
+    def from_env(
+        cls, prefix: str = "OAUTH_", environ: Mapping[str, str] | None = None, **settings: Any
+    ) -> OAuthSession:
+        """Make a session of OAUTH_TOKEN_URL, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET or OAUTH_CLIENT_SECRET_FILE (read
+        for each fetch), OAUTH_SCOPE, OAUTH_AUDIENCE, OAUTH_RESOURCE (separated by spaces), OAUTH_AUTH_METHOD and
+        OAUTH_BASE_URL. An empty one counts as unset.
+
+        prefix: instead of OAUTH_. environ: default os.environ. settings: further arguments, which go before them.
+        Raises ValueError that names the variable.
+        """
+        environ = os.environ if environ is None else environ
+        names = (*_CREDENTIALS[:-1], "base_url")
+        found: dict[str, Any] = {
+            name: environ[prefix + name.upper()]
+            for name in names
+            if name not in settings and environ.get(prefix + name.upper())
+        }
+        if "resource" in found:
+            found["resource"] = found["resource"].split()
+        path = environ.get(prefix + "CLIENT_SECRET_FILE")
+        if path and "client_secret" not in settings:
+            if "client_secret" in found:
+                raise ValueError(f"{prefix}CLIENT_SECRET and {prefix}CLIENT_SECRET_FILE are both set: unset one")
+            found["client_secret"] = _file_reader(prefix + "CLIENT_SECRET_FILE", path)
+        try:
+            return cls(**found, **settings)
+        except ValueError as error:
+            name = str(error).split()[0]
+            if name in settings or name not in names:
+                raise
+            raise ValueError(f"{prefix}{name.upper()}: {error}") from None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _SETTINGS and name not in ("headers", "timeout"):
+            raise AttributeError(f"{name} is fixed once a session is made: make another OAuthSession")
+        if name == "headers":
+            headers: Any = {} if value is None else value
+            if not hasattr(headers, "items"):
+                raise TypeError(f"headers must be a dict of names and values, not {type(value).__name__}")
+            _check_head("GET", headers.items())
+            kept: dict[str, Any] = vars(self).get(name, {})  # one dict for ever: the token endpoint gets its User-Agent
+            items = list(headers.items())
+            kept.clear()
+            kept.update(items)
+            value = kept
+        super().__setattr__(name, _check_timeout(value) if name == "timeout" else value)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} client_id={self.client_id!r} token_url={self.token_url!r}>"
+
+    def __enter__(self) -> OAuthSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the idle connections. The session can still be used: a later call opens new ones."""
+        self._pool.close()
+
+    @property
+    def access_token(self) -> str:
+        """The current token's text; like `source.token()`, this may fetch one, and raise OAuthError."""
+        return str(self.source.token().access_token)
+
+    def get(self, url: str, params: Any = None, **options: Any) -> Response:
+        """Send GET; see `request`."""
+        return self.request("GET", url, params=params, **options)
+
+    def delete(self, url: str, params: Any = None, **options: Any) -> Response:
+        """Send DELETE; see `request`."""
+        return self.request("DELETE", url, params=params, **options)
+
+    def head(self, url: str, params: Any = None, **options: Any) -> Response:
+        """Send HEAD; see `request`."""
+        return self.request("HEAD", url, params=params, **options)
+
+    def options(self, url: str, params: Any = None, **options: Any) -> Response:
+        """Send OPTIONS; see `request`."""
+        return self.request("OPTIONS", url, params=params, **options)
+
+    def post(self, url: str, data: Any = None, **options: Any) -> Response:
+        """Send POST; see `request`."""
+        return self.request("POST", url, data=data, **options)
+
+    def put(self, url: str, data: Any = None, **options: Any) -> Response:
+        """Send PUT; see `request`."""
+        return self.request("PUT", url, data=data, **options)
+
+    def patch(self, url: str, data: Any = None, **options: Any) -> Response:
+        """Send PATCH; see `request`."""
+        return self.request("PATCH", url, data=data, **options)
+
+    def request(
+        self, method: str, url: str, *, params: Any = None, data: Any = None, json: Any = None,
+        headers: Mapping[str, Any] | None = None, timeout: float | None = _NOT_GIVEN, **unknown: Any,
+    ) -> Response:  # fmt: skip
+        """Send a request with the token and return its Response, whatever the HTTP status.
+
+        url: absolute, or what follows base_url. params: pairs for the query; a list is repeated, None left out.
+        data: bytes, text (as UTF-8), pairs (as a form), a binary file, or an iterable of bytes. json: any JSON value.
+        headers: for this call; None takes one of the session's away.
+        timeout: seconds for each network step and for the wait for a token; default: the session's; None: no limit.
+        Raises OAuthError where no token can be had (then nothing is sent), URLError where the API gives no answer,
+        HTTPError for a redirect that is not followed, ValueError or TypeError before anything is sent.
+        """
+        _refuse(unknown, f"{method}()".lower())
+        _check_head(method, (headers or {}).items())
+        body, content_type = _encode_body(data, json)
+        request = urllib.request.Request(self._absolute(_add_params(url, params)), body, method=method)
+        timeout = self._dress(request, headers or {}, content_type, timeout)
+        packed = not (request.has_header("Accept-encoding") or request.has_header("Range"))
+        if packed:
+            request.add_header("Accept-Encoding", "gzip")
+        try:
+            answer = self.opener.open(request, timeout=timeout)
+        except _RedirectRefused:
+            raise
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            return Response(answer, packed)
+
+    def open(
+        self, request: str | urllib.request.Request, data: Any = None, timeout: float | None = _NOT_GIVEN
+    ) -> http.client.HTTPResponse:
+        """Open a URL or Request with the token, as `urllib.request.urlopen` does; the caller reads, and closes.
+
+        data: bytes, a binary file or an iterable of bytes. timeout: seconds, as for `request`.
+        Raises HTTPError unless the status is 2xx, and what `request` raises.
+        """
+        if isinstance(request, str):
+            request = urllib.request.Request(self._absolute(request))
+        elif request.full_url != self._absolute(request.full_url):
+            request.full_url = self._absolute(request.full_url)
+        timeout = self._dress(request, {}, None, timeout)
+        answer: http.client.HTTPResponse = self.opener.open(request, data, timeout)
+        return answer
+
+    def install(self) -> None:
+        """Let every `urllib.request.urlopen` of this process use the session, where base_url or origins say so.
+
+        Other URLs work as before, `file:`, `ftp:` and `data:` too. Calls without a time-out get the session's.
+        """
+        if not self._origins:
+            raise ValueError("base_url or origins is needed for install(): other requests must not get the token")
+        extra = (urllib.request.FileHandler, urllib.request.FTPHandler, urllib.request.DataHandler)
+        urllib.request.install_opener(self._make_opener(*extra))
+
+    def _absolute(self, url: Any) -> str:
+        """The URL to call: complete, encoded, and inside the origins."""
+        scheme, separator, _ = str(url).partition("://")
+        if isinstance(url, str) and not (separator and scheme.replace("+", "").replace("-", "").isalnum()):
+            if url[:2] == "//" or not self.base_url:
+                raise ValueError("url must be absolute (https://host/path), or a path below the session's base_url")
+            url = self.base_url.rstrip("/") + ("" if url[:1] in ("", "?", "#") else "/") + url.lstrip("/")
+        complete: str = _check_url("url", url, self.allow_http)
+        if self._origins and _origin(complete) not in self._origins:
+            raise ValueError(f"url leads to {_place(complete)}, outside this session's origins: name it in origins=")
+        return complete
+
+    def _dress(
+        self, request: urllib.request.Request, headers: Mapping[str, Any], content_type: str | None, timeout: Any
+    ) -> float | None:
+        """Put on the headers of the call, then the session's, then ours, where there is none; return the time-out."""
+        _check_head("GET", self.headers.items())
+        wanted = {name.lower(): value for name, value in (*self.headers.items(), *headers.items())}
+        if content_type:
+            wanted.setdefault("content-type", content_type)
+        for name, value in wanted.items():
+            if value is not None and not request.has_header(name.capitalize()):
+                request.add_header(name, value if isinstance(value, str) else str(value))
+        return self.timeout if timeout is _NOT_GIVEN else _check_timeout(timeout)
+
+    def _make_opener(self, *extra: Any) -> urllib.request.OpenerDirector:
+        import copy  # a handler belongs to one opener, and install() makes a second one
+
+        theirs = [one() if isinstance(one, type) else copy.copy(one) for one in self._handlers]
+        ours = [
+            urllib.request.ProxyHandler(), urllib.request.UnknownHandler(), urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.HTTPErrorProcessor(), _HTTPHandler(self._pool),
+        ]  # fmt: skip
+        for kind in (urllib.request.HTTPHandler, *map(type, ours[:-1])):
+            if any(isinstance(one, kind) for one in theirs):
+                ours = [one for one in ours if not isinstance(one, kind)]
+        auth = OAuthHandler(self.source, self._origins or _FIRST_URL, allow_http=self.allow_http)
+        auth.follows = not any(isinstance(one, urllib.request.HTTPRedirectHandler) for one in theirs)
+        opener = _Opener(self)
+        for handler in (*theirs, *ours, _HTTPSHandler(self._pool), auth, *(kind() for kind in extra)):
+            opener.add_handler(handler)
+        return opener
+
+
+class _Opener(urllib.request.OpenerDirector):
+    """Gives a call without a time-out the session's: urllib's own default is to wait for ever."""
+
+    def __init__(self, session: OAuthSession) -> None:
+        super().__init__()
+        self.addheaders = [("User-agent", _USER_AGENT)]
+        self._session = session
+
+    def open(self, fullurl: Any, data: Any = None, timeout: Any = _DEFAULT_TIMEOUT) -> Any:
+        return super().open(fullurl, data, self._session.timeout if timeout is _DEFAULT_TIMEOUT else timeout)
+
+
+def _check_timeout(timeout: Any) -> float | None:
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
+        raise TypeError(f"timeout must be a number of seconds, or None, not {type(timeout).__name__}")
+    if timeout is not None and not 0 < timeout <= _LONGEST_LIFE:
+        raise ValueError("timeout must be a positive number of seconds; None waits without limit")
+    return timeout
+
+
+def _check_origins(base_url: Any, origins: Any, allow_http: bool) -> frozenset[Origin]:
+    named = [_origin(_check_url("origins", url, allow_http)) for url in _texts("origins", origins)]
+    if base_url is not None:
+        named.append(_origin(_check_url("base_url", base_url, allow_http)))
+        if "?" in base_url or "#" in base_url:
+            raise ValueError("base_url must be without ? and #, since paths are appended to it")
+    return frozenset(named)
+
+
+def _check_handlers(handlers: Iterable[Any]) -> list[Any]:
+    handlers = list(handlers)
+    for kind in (one if isinstance(one, type) else type(one) for one in handlers):
+        if issubclass(kind, urllib.request.HTTPSHandler):
+            raise ValueError("handlers cannot hold an HTTPSHandler: give an ssl.SSLContext as context=")
+        if not issubclass(kind, urllib.request.BaseHandler):
+            raise TypeError(f"handlers must be urllib.request handlers, instances or classes, not {kind.__name__}")
+    return handlers
+
+
+def _texts(name: str, value: Any) -> list[str]:
+    """One text or several, as a list."""
+    value = [value] if isinstance(value, str) and value else value or ()
+    texts: list[Any] = list(value) if hasattr(value, "__iter__") and not isinstance(value, (bytes, dict)) else [value]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{name} must be a str or an iterable of str, not {type(value).__name__}")
+    if not all(text.isprintable() for text in texts):
+        raise ValueError(f"{name} has control characters, such as a line end: take them off")
+    return sorted(texts) if isinstance(value, (set, frozenset)) else texts
+
+
+def _file_reader(variable: str, path: str) -> Callable[[], str]:
+    """What reads a secret's file, each time anew: a mounted secret is rotated in place."""
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{variable} names {path!r}, which cannot be read")
+
+    def read() -> str:
+        try:
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+        except (OSError, UnicodeError) as error:
+            raise OAuthError(f"{variable}: cannot read {path!r}: {type(error).__name__}") from None
+        return text[:-1] if text.endswith("\n") else text
+
+    return read
+
+
+def _form(pairs: Any) -> str:
+    """Pairs as application/x-www-form-urlencoded; a list is repeated, None left out."""
+    pairs = pairs.items() if hasattr(pairs, "items") else pairs
+    return urllib.parse.urlencode([(name, value) for name, value in pairs if value is not None], doseq=True)
+
+
+def _add_params(url: Any, params: Any) -> Any:
+    if not params or not isinstance(url, str):
+        return url
+    query = params.replace("#", "%23") if isinstance(params, str) else _form(params)
+    url, mark, fragment = url.partition("#")
+    return url + ("&" if "?" in url else "?") + query + mark + fragment
+
+
+def _encode_body(data: Any, obj: Any) -> tuple[Any, str | None]:
+    """The body for urllib, and its Content-Type if the caller names none."""
+    if obj is not None:
+        if data is not None:
+            raise ValueError("data and json contradict each other: leave one of them out")
+        return json.dumps(obj, allow_nan=False).encode(), "application/json"
+    if data is None:
+        return None, None
+    if isinstance(data, str):
+        return data.encode(), "text/plain; charset=utf-8"
+    pairs = isinstance(data, (list, tuple)) and all(isinstance(one, (list, tuple)) for one in data)
+    if pairs or hasattr(data, "items"):
+        return _form(data).encode(), "application/x-www-form-urlencoded"
+    if isinstance(data, io.TextIOBase) or not (hasattr(data, "read") or hasattr(data, "__iter__")):
+        kind = type(data).__name__
+        raise TypeError(f"data must be bytes, str, pairs, a binary file or an iterable of bytes, not {kind}")
+    return bytes(data) if isinstance(data, (bytearray, memoryview)) else data, "application/octet-stream"
+
+
+# ---- 4. OAuthHandler: which requests get the token, what a 401 does, where a redirect may go -------------------------
+
+_FIRST_URL: Any = object()  # in place of origins: the origin of the URL that the caller named
+_MAX_HOPS = 10  # redirects that one call follows; browsers take 20, urllib 10
+_ERROR_BODY_LIMIT = 1 << 20  # bytes of a refusal's body that its exception keeps
+_REDIRECT_BODY_LIMIT = 64 << 10  # bytes of a redirect's own body that are read to keep the connection
+
+
+class _RedirectRefused(urllib.error.HTTPError):
+    """A redirect that is not followed; its message says why. The verbs raise it, where other statuses are Responses."""
+
+
+class _Exchange:
+    """What is remembered on a Request: how its chain of redirects and replays began, and what we put on it."""
+
+    def __init__(self, first: Origin | None, before: _Exchange | None = None) -> None:
+        self.first: Origin | None = before.first if before else first  # the origin of the URL that the caller named
+        self.inside: bool = before.inside if before else True  # whether every hop so far may see the token
+        self.start: int | None = before.start if before else None  # where the body's file stood at first
+        self.hops: int = before.hops if before else 0
+        self.linked = before is not None  # not yet sent, and no request of the caller's
+        self.replay = False
+        self.sent: str | None = None  # the token that is on this request
+
+
+class OAuthHandler(urllib.request.HTTPRedirectHandler):
+    """A handler for `urllib.request.build_opener` that authorises requests to some origins, and no others.
+
+    source: a TokenSource. origins: URLs, whose scheme, host and port may see the token; paths are not compared.
+    A request elsewhere passes untouched. A caller's own Authorization header is left alone. It replaces urllib's
+    HTTPRedirectHandler, which would carry the caller's headers to other hosts.
+    """
+
+    handler_order = 600  # after the handlers that may set an Authorization header for the caller
+
+    def __init__(self, source: TokenSource, origins: Any, *, allow_http: bool = False) -> None:
+        if not isinstance(source, TokenSource):
+            raise TypeError("source must be a TokenSource")
+        if isinstance(origins, frozenset) or origins is _FIRST_URL:
+            self._origins: Any = origins  # of a session, which has checked them
+        else:
+            self._origins = _check_origins(None, origins, allow_http)
+            if not self._origins:
+                raise ValueError("origins must name at least one URL whose origin may see the token")
+        self._source = source
+        self.follows = True
+
+    def add_parent(self, parent: urllib.request.OpenerDirector) -> None:
+        super().add_parent(parent)
+        parent.add_handler(_Direct())
+
+    def http_request(self, request: urllib.request.Request) -> urllib.request.Request:
+        """Put the token on the request, if its origin and every one before it may see it."""
+        exchange = _exchanges(request).get(self)
+        try:
+            origin: Origin | None = _origin(request.full_url)
+        except ValueError:
+            origin = None  # nothing of ours: whatever opens it
+        if exchange is None or not exchange.linked:
+            if exchange is not None and exchange.sent is not None:
+                self._take_off(request, exchange.sent)  # a Request used again, after a call that ended in an exception
+            exchange = _Exchange(origin)
+            _exchanges(request)[self] = exchange
+        exchange.linked = False
+        allowed = (exchange.first,) if self._origins is _FIRST_URL else self._origins
+        exchange.inside = exchange.inside and origin is not None and origin in allowed
+        data: Any = request.data
+        if exchange.start is None and hasattr(data, "seekable"):
+            exchange.start = data.tell() if data.seekable() else None
+        if exchange.inside and not request.has_header("Authorization"):
+            token = self._source._ready()
+            if token is None:
+                _check_request(request)  # before a token is fetched in vain
+                token = self._source._obtain(_timeout_of(request))
+            exchange.sent = token.access_token
+            request.add_unredirected_header("Authorization", "Bearer " + exchange.sent)
+        return request
+
+    def http_response(self, request: urllib.request.Request, response: Any) -> Any:
+        """Take the token off again: the Request belongs to the caller, who may use it elsewhere."""
+        exchange = _exchanges(request).get(self)
+        if exchange is not None and exchange.sent is not None:
+            self._take_off(request, exchange.sent)
+        return response
+
+    https_request, https_response = http_request, http_response
+
+    @staticmethod
+    def _take_off(request: urllib.request.Request, token: str) -> None:
+        if request.unredirected_hdrs.get("Authorization") == "Bearer " + token:
+            del request.unredirected_hdrs["Authorization"]
+
+    def http_error_401(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        """Renew the refused token and send the request again, once; else raise OAuthInvalidToken.
+
+        Not again if the scope is the problem, no other token could be had, or the body cannot be sent twice.
+        """
+        exchange = _exchanges(request).get(self)
+        if exchange is None or exchange.sent is None:
+            return None
+        refusal = _refusal(request.full_url, code, msg, headers, fp, exchange.sent)
+        if exchange.replay or isinstance(refusal, OAuthInsufficientScope):
+            raise refusal
+        try:
+            token = self._source._reject(exchange.sent, _timeout_of(request))
+        except Exception as error:
+            raise error from refusal
+        if token.access_token == exchange.sent or not _rewind(request.data, exchange.start):
+            raise refusal
+        # Trap: urllib leaves a proxy's address on a Request, and would send the same one through it in plain text.
+        twin = _next(request, request.full_url, request.data, request.headers, request.get_method())
+        twin.unredirected_hdrs.update(request.unredirected_hdrs)
+        _exchanges(twin)[self].replay = True
+        return self.parent.open(twin, timeout=request.timeout)
+
+    def http_error_403(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        """Raise OAuthBearerError if the API says that the token is the reason."""
+        exchange = _exchanges(request).get(self)
+        if exchange is not None and exchange.sent is not None and _bearer_challenge(headers) is not None:
+            raise _refusal(request.full_url, code, msg, headers, fp, exchange.sent)
+        return None
+
+    http_error_400 = http_error_403
+
+    def http_error_302(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        """Follow a redirect where that leaks nothing; else raise HTTPError that says why not.
+
+        Within the origin everything goes along. To another origin only Accept* and User-Agent do, and never a body.
+        """
+        location = headers.get("Location")
+        if location is None or not self.follows:
+            return None
+        exchange = _exchanges(request)[self]
+        method = request.get_method()
+        rewritten = (code == 303 and method != "HEAD") or (code in (301, 302) and method == "POST")
+        data = None if rewritten else request.data
+        try:
+            url = urllib.parse.urljoin(request.full_url, urllib.parse.quote(location, _SAFE, "iso-8859-1"))
+            here, there = _origin(request.full_url), _origin(url)
+            if here[0] == "https" and there[0] == "http":
+                raise ValueError("it leads from https to http")
+            if exchange.hops >= _MAX_HOPS:
+                raise ValueError(f"it is number {_MAX_HOPS + 1} in a row")
+            if data is not None and here != there:
+                raise ValueError("it would take the body to another origin")
+            if not _rewind(data, exchange.start):
+                raise ValueError("the body cannot be sent again")
+        except ValueError as error:
+            where = _clean(location, [exchange.sent] if exchange.sent else ())
+            message = f"{msg}: the redirect to {where!r} was not followed: {error}"
+            shown = _clean_headers(headers, [exchange.sent] if exchange.sent else ())
+            raise _RedirectRefused(request.full_url, code, message, shown, fp) from None
+        kept = {}
+        for name, value in request.headers.items():
+            lower = name.lower()
+            mine = here == there and not (rewritten and lower.startswith("content-")) and lower != "proxy-authorization"
+            if mine or lower.startswith("accept") or lower == "user-agent":
+                kept[name] = value
+        hop = _next(request, url, data, kept, "GET" if rewritten else method)
+        _exchanges(hop)[self].hops += 1
+        with fp:
+            fp.read(_REDIRECT_BODY_LIMIT)
+        return self.parent.open(hop, timeout=request.timeout)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302  # type: ignore[assignment]
+
+
+def _exchanges(request: Any) -> dict[OAuthHandler, _Exchange]:
+    """By handler, since an opener may have one for each of several APIs."""
+    found: dict[OAuthHandler, _Exchange] = vars(request).setdefault("_oauth_exchanges", {})
+    return found
+
+
+def _next(request: Any, url: str, data: Any, headers: Any, method: str) -> urllib.request.Request:
+    following = urllib.request.Request(url, data, dict(headers), request.origin_req_host, True, method)
+    for handler, exchange in _exchanges(request).items():
+        _exchanges(following)[handler] = _Exchange(None, exchange)
+    return following
+
+
+def _timeout_of(request: Any) -> float | None:
+    timeout: Any = getattr(request, "timeout", None)
+    return socket.getdefaulttimeout() if timeout is _DEFAULT_TIMEOUT else timeout
+
+
+def _rewind(data: Any, start: int | None) -> bool:
+    """Make a body ready to be sent again; False where that is impossible."""
+    if data is None or isinstance(data, (bytes, bytearray, memoryview)):
+        return True
+    try:
+        return start is not None and data.seek(start) is not False
+    except (OSError, ValueError):
+        return False
+
+
+def _bearer_challenge(headers: http.client.HTTPMessage) -> dict[str, str] | None:
+    """The parameters of the `Bearer` challenge (RFC 9110 section 11.6.1), or None. One with an error goes first."""
+    import re
+
+    found: list[dict[str, str]] = []
+    for line in headers.get_all("WWW-Authenticate", ()):
+        current: dict[str, str] = {}
+        # A word is a scheme, or with `=` a parameter of the scheme before it.
+        pattern = r'([\w!#$%&\'*+.^`|~-]+)(?:[ \t]*(=)[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?|"(?:[^"\\]|\\.)*"?'
+        for word in re.finditer(pattern, line[:8192], re.ASCII):
+            name, equals, quoted, plain = word.groups()
+            if name and equals:
+                current.setdefault(name.lower(), plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted))
+            elif name:
+                current = {}
+                if name.lower() == "bearer":
+                    found.append(current)
+    return max(found, key=lambda one: "error" in one, default=None)
+
+
+def _refusal(url: str, code: int, msg: str, headers: Any, fp: Any, token: str) -> OAuthBearerError:
+    """The exception for an API's answer that refuses our token (RFC 6750 section 3.1)."""
+    challenge = {name: _clean(value, (token,)) for name, value in (_bearer_challenge(headers) or {}).items()}
+    error = challenge.get("error")
+    if error == "insufficient_scope" or code == 403:
+        kind: type[OAuthBearerError] = OAuthInsufficientScope
+        advice = "have the scope that it needs granted, and ask for it"
+    elif code == 401:
+        kind, advice = OAuthInvalidToken, "is this token meant for this API (scope, audience, issuer)?"
+    else:
+        kind, advice = OAuthBearerError, "see its error_description"
+    names = ("error", "error_description", "scope")
+    said = ", ".join(f"{name}={challenge[name]!r}" for name in names if name in challenge)
+    with fp:
+        body = fp.read(_ERROR_BODY_LIMIT)
+    return kind(
+        f"{_place(url)} refused the token: {code} {msg}{': ' if said else ''}{said}; {advice}",
+        error=error,
+        scope=challenge.get("scope"),
+        realm=challenge.get("realm"),
+        status=code,
+        url=url,
+        reason=msg,
+        headers=_clean_headers(headers, (token,)),
+        body=body,
+    )
+
+
+# ---- 5. TokenSource: keeps the token, renews it in time, and lets one fetch at a time be under way -------------------
+
+_FETCH_LIMIT = 30.0  # seconds after which a flight of a fetch without a `timeout` of its own counts as dead
+_FLIGHT_GRACE = 2.0  # seconds beyond it, for what no deadline covers
+_FORCED_EVERY = 60.0  # seconds; an API that answers 401 for ever costs one token request in this time
+_LONGEST_PAUSE = 60.0  # seconds between the attempts of a fetch that keeps failing
+_RETRY_AFTER_LIMIT = 300.0  # seconds; a server that asks for more is asked again after this
+
+
+class _Flight:
+    """One fetch under way, and those who wait for it."""
+
+    __slots__ = ("number", "since", "background", "leader", "landed", "token", "error")
+
+    def __init__(self, number: int, background: bool) -> None:
+        self.number = number
+        self.since = _now()
+        self.background = background
+        self.leader: int | None = None
+        self.landed = threading.Event()
+        self.token: Token | None = None
+        self.error: Exception | None = None  # without both it was aborted
+
+
+class _Traffic:
+    """What a TokenSource knows about fetches, apart from the token. A fork or `clear()` begins with a new one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # guards this object and TokenSource._held; never held while user code runs
+        self.flight: _Flight | None = None
+        self.forced: _Flight | None = None  # the last one because of a refused token
+        self.failures = 0  # in a row
+        self.pause: tuple[Moment, float, Exception | None] | None = None  # since, seconds, what callers get meanwhile
+
+    def pausing(self) -> bool:
+        return self.pause is not None and _since(self.pause[0]) < self.pause[1]
+
+    def fail(self, flight: _Flight, error: Exception) -> None:
+        """After a failed flight: when may the next one start?"""
+        self.failures += 1
+        asked = getattr(error, "retry_after", None)
+        if asked:
+            self.pause = _now(), min(asked, _RETRY_AFTER_LIMIT), error
+        elif flight.background or self.failures > 1:
+            doublings = min(self.failures - (1 if flight.background else 2), 6)
+            length = min(2.0**doublings, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+            # The error of a background renewal never reaches a caller: without a token, one may try at once.
+            self.pause = _now(), length, None if flight.background else error
+
+
+class TokenSource:
+    """Keeps a token, and renews it in time (RFC 6749 section 4.4: the same grant again). Threads may share it.
+
+    fetch: a callable that returns a Token, such as ClientCredentials; called by one thread at a time.
+    refresh_before: seconds before the end of a token's life at which it is renewed in the background, default 300,
+        at most half of its life; `refresh_in` in the server's answer goes before it.
+
+    FRESH tokens are handed out without a lock. A DUE one too, while one thread renews it. In the last 10 seconds, or
+    tenth of its life, it counts as EXPIRED: then one caller fetches and all wait for the result, token or error.
+    """
+
+    def __init__(self, fetch: Callable[[], Token], *, refresh_before: float = 300.0) -> None:
+        if not callable(fetch):
+            raise TypeError(f"fetch must be a callable that returns a Token, not {type(fetch).__name__}")
+        if isinstance(refresh_before, bool) or not isinstance(refresh_before, (int, float)):
+            raise TypeError(f"refresh_before must be a number of seconds, not {type(refresh_before).__name__}")
+        if not 0 <= refresh_before <= _LONGEST_LIFE:
+            raise ValueError("refresh_before must be 0 or more seconds")
+        self._fetch = fetch
+        self._refresh_before = refresh_before
+        self._limit = getattr(fetch, "timeout", None) or _FETCH_LIMIT
+        self._held: _Held | None = None
+        self._numbers = itertools.count(1)
+        self._traffic_of: dict[int, _Traffic] = {}
+
+    def __repr__(self) -> str:
+        return f"TokenSource({self._fetch!r})"
+
+    def token(self) -> Token:
+        """Return a Token that has not expired. Does I/O and may raise OAuthError only where none is held."""
+        return self._obtain(None)
+
+    def authorization(self) -> str:
+        """Return the value of an Authorization header, for use with other HTTP clients: `Bearer ...`."""
+        return "Bearer " + self._obtain(None).access_token
+
+    def reject(self, token: Token | str) -> Token:
+        """Say that an API answered 401 to this token, and return the one to use now.
+
+        That is a newer one, fetched if need be; or the same, if a renewal in the last minute failed or gave the same,
+        or a server asked for a pause: then the 401 stands. Raises OAuthError if the renewal fails.
+        """
+        return self._reject(token, None)
+
+    def clear(self) -> None:
+        """Forget token, errors and pauses. A fetch under way serves those who wait for it, and is not kept."""
+        traffic = self._traffic()
+        with traffic.lock:
+            self._traffic_of = {os.getpid(): _Traffic()}
+            self._held = None
+
+    def _traffic(self) -> _Traffic:
+        # A forked child must not touch locks and flights of its parent: their threads do not exist there.
+        process = os.getpid()
+        return self._traffic_of.get(process) or self._traffic_of.setdefault(process, _Traffic())
+
+    def _ready(self) -> Token | None:
+        """The token at hand, unless it has expired."""
+        held = self._held
+        age = EXPIRED if held is None else held.age()
+        if held is None or age == EXPIRED:
+            return None
+        if age == DUE:
+            self._renew(held)
+        return held.token
+
+    def _obtain(self, timeout: float | None) -> Token:
+        """A token; waits at most `timeout` seconds for it."""
+        return self._ready() or self._await(timeout, None)
+
+    def _reject(self, token: Token | str, timeout: float | None) -> Token:
+        refused = token if isinstance(token, Token) else Token(token)
+        return self._await(timeout, refused)
+
+    def _renew(self, held: _Held) -> None:
+        """Start the background renewal of a due token, unless one is under way or has just failed."""
+        traffic = self._traffic()
+        if self._aloft(traffic.flight) or traffic.pausing():
+            return
+        with traffic.lock:
+            # Getting here means that nothing was under way a moment ago; another thread may have been faster.
+            if self._aloft(traffic.flight) or traffic.pausing() or self._held is not held:
+                return
+            flight = traffic.flight = _Flight(next(self._numbers), background=True)
+        if not self._in_thread(traffic, flight):
+            self._fly_unheard(traffic, flight)
+
+    def _aloft(self, flight: _Flight | None) -> bool:
+        """Whether a flight is under way. One beyond its deadline is dead: the process was frozen in it."""
+        return flight is not None and not flight.landed.is_set() and _since(flight.since) < self._limit + _FLIGHT_GRACE
+
+    def _await(self, timeout: float | None, refused: Token | None) -> Token:
+        """Join the flight under way or lead a new one; once more if it ended with nothing that concerns a caller."""
+        until = None if timeout is None else time.monotonic() + timeout
+        error: Exception | None = None
+        for _ in range(2):
+            traffic = self._traffic()
+            with traffic.lock:
+                outcome, leads = self._board(traffic, refused)
+            if isinstance(outcome, Token):
+                return outcome
+            if isinstance(outcome, Exception):
+                raise _copy(outcome)
+            if leads and (timeout is None or timeout >= self._limit or not self._in_thread(traffic, outcome)):
+                return self._fly(traffic, outcome)
+            left = self._limit + _FLIGHT_GRACE - _since(outcome.since)
+            if until is not None:
+                left = min(left, until - time.monotonic())
+            if not outcome.landed.wait(max(0.0, left)):
+                raise OAuthTransportError(f"no token came within {timeout or self._limit:g} s; is token_url slow?")
+            if outcome.token is not None:
+                return outcome.token
+            error = outcome.error
+            if error is not None and not outcome.background:
+                break
+        raise OAuthError("the token request was interrupted") if error is None else _copy(error)
+
+    def _board(self, traffic: _Traffic, refused: Token | None) -> tuple[Token | Exception | _Flight, bool]:
+        """With the lock held: what serves at once, or the flight to wait for, and whether the caller is to lead it."""
+        held = self._held
+        same = refused is not None and held is not None and held.token.access_token == refused.access_token
+        if held is not None and not same and held.age() != EXPIRED:
+            # Getting here means that another thread has landed a token since it was refused, or found to be missing.
+            return held.token, False
+        flight = traffic.flight
+        if flight is not None and self._aloft(flight):
+            if flight.leader == threading.get_ident():
+                return OAuthError(
+                    "this thread is fetching the very token that it asks for: a secret callable, fetch callable or log "
+                    "handler must not use the session that it serves"
+                ), False
+            return flight, False
+        forced = traffic.forced
+        if refused is not None:
+            vain = forced is not None and (forced.token is None or forced.token.access_token == refused.access_token)
+            if traffic.pausing() or (vain and forced is not None and _since(forced.since) < _FORCED_EVERY):
+                return refused, False
+        elif traffic.pause is not None and traffic.pause[2] is not None and traffic.pausing():
+            return traffic.pause[2], False
+        flight = traffic.flight = _Flight(next(self._numbers), background=False)
+        flight.leader = threading.get_ident()
+        if refused is not None:
+            traffic.forced = flight
+        return flight, True
+
+    def _in_thread(self, traffic: _Traffic, flight: _Flight) -> bool:
+        """Fly in a thread that the end of the program does not wait for; False where none can be started."""
+        name = "oauth_session token request"
+        try:
+            threading.Thread(target=self._fly_unheard, args=(traffic, flight), name=name, daemon=True).start()
+        except RuntimeError:  # no more threads, or the interpreter shuts down
+            return False
+        return True
+
+    def _fly_unheard(self, traffic: _Traffic, flight: _Flight) -> None:
+        try:
+            self._fly(traffic, flight)
+        except Exception as error:
+            if flight.background:
+                known = isinstance(error, OAuthError)  # what other code puts into its errors is its own affair
+                _log("warning", "renewal failed, the old token stays in use: %s", error if known else type(error))
+
+    def _fly(self, traffic: _Traffic, flight: _Flight) -> Token:
+        """Fetch, and tell all who wait."""
+        flight.leader = threading.get_ident()
+        held: _Held | None = None
+        failure: Exception | None = None
+        try:
+            token = self._fetch()
+            if not isinstance(token, Token):
+                raise TypeError(f"fetch must return a Token, not {type(token).__name__}")
+            landing = _Held(token, flight.since, flight.number, self._refresh_before)
+            if _since(flight.since) >= landing.life:
+                raise OAuthMalformedResponse("the token had expired before it arrived: compare the clocks")
+            held = landing
+            return token
+        except Exception as error:
+            failure = _copy(error)
+            raise
+        finally:
+            self._land(traffic, flight, held, failure)  # after a Ctrl-C too, with neither
+
+    def _land(self, traffic: _Traffic, flight: _Flight, held: _Held | None, failure: Exception | None) -> None:
+        with traffic.lock:
+            overtaken = traffic.flight is not flight
+            if not overtaken:
+                traffic.flight = None
+            if held is not None:
+                flight.token = held.token
+                before = self._held
+                # A flight from before a clear() or fork serves its waiters only; so does one that is late.
+                if traffic is self._traffic_of.get(os.getpid()) and (before is None or before.number < flight.number):
+                    traffic.failures, traffic.pause = 0, None
+                    if before is not None and before.token.access_token == held.token.access_token:
+                        held.follow(before)
+                    self._held = held
+            elif failure is None:
+                traffic.forced = None  # interrupted: whoever takes over has not had a try yet
+            elif not overtaken:
+                traffic.fail(flight, failure)
+            flight.error = failure
+        flight.landed.set()
+
+
+def _copy(error: Exception) -> Exception:
+    """A twin for each who gets it: an instance that is raised again and again grows its traceback."""
+    import copy
+
+    try:
+        twin = copy.copy(error)
+    except Exception:
+        twin = OAuthError(f"the token could not be obtained: {type(error).__name__}")
+    twin.__cause__ = error.__cause__
+    return twin
+
+
+# ---- 7. ClientCredentials: how one token is obtained -----------------------------------------------------------------
+
+_ANSWER_LIMIT = 1 << 20  # bytes of a token response
+_TRIES = 3  # within one deadline, for what may pass by itself
+_BACK_OFF = 0.5  # seconds; the longest wait before the second try, doubled before the third
+_TRANSIENT = (408, 425, 429)  # with 5xx: statuses that may pass by themselves
+_METHODS = ("client_secret_basic", "client_secret_post", "client_secret_basic_raw", "tls_client_auth", "none")
+
+
+class ClientCredentials:
+    """Obtains one token from a token endpoint by the client credentials grant (RFC 6749 section 4.4); a callable.
+
+    client_id, client_secret, scope, token_url, auth_method, audience, resource, token_params, context, allow_http:
+        as for OAuthSession. headers: only their User-Agent is used. handlers: only a ProxyHandler is used.
+    timeout: seconds for one whole fetch, all tries included (only the DNS look-up is outside), default 30.
+
+    Calling it returns a Token, or raises OAuthTransportError or an OAuthResponseError. It may be called by any thread.
+    """
+
+    def __init__(
+        self,
+        client_id: str,
+        client_secret: str | Callable[[], str] | None = None,
+        scope: str | Iterable[str] | None = None,
+        token_url: str | None = None,
+        *,
+        auth_method: str | None = None,
+        audience: str | Iterable[str] | None = None,
+        resource: str | Iterable[str] | None = None,
+        token_params: Any = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+        context: ssl.SSLContext | None = None,
+        allow_http: bool = False,
+        handlers: Iterable[Any] = (),
+        pool: _Pool | None = None,
+    ) -> None:
+        import copy  # a handler belongs to one opener
+
+        if not isinstance(client_id, str) or not client_id or not client_id.isprintable():
+            raise ValueError(f"client_id must be the text that the authorisation server gave you; {_ORDER}")
+        self.client_id = client_id
+        self.token_url = _check_url("token_url", token_url, allow_http, "; " + _ORDER)
+        if "#" in self.token_url:
+            raise ValueError("token_url must have no fragment (RFC 6749 section 3.2): cut it before the #")
+        self.auth_method = _check_method(auth_method, client_secret)
+        self._secret = client_secret
+        if client_secret is not None and not callable(client_secret):
+            _check_secret(client_secret)
+        self.scope = " ".join(_texts("scope", scope)) or None
+        if isinstance(timeout, bool) or _check_timeout(timeout) is None:
+            raise TypeError("timeout must be a number of seconds: a token request without one could hang for ever")
+        self.timeout = timeout
+        self._fields = _fields_of(self.scope, _texts("audience", audience), _texts("resource", resource), token_params)
+        self._headers = {} if headers is None else headers
+        self._works: str | None = None  # the method that the server was seen to accept, of the two that are tried
+        self._opener = urllib.request.OpenerDirector()
+        self._opener.addheaders = []
+        pool = _Pool(context) if pool is None else pool
+        theirs = [one() if isinstance(one, type) else copy.copy(one) for one in handlers]
+        proxies = [one for one in theirs if isinstance(one, urllib.request.ProxyHandler)]
+        proxies = proxies or [urllib.request.ProxyHandler()]
+        for handler in (*proxies, _Direct(), _HTTPHandler(pool), _HTTPSHandler(pool)):
+            self._opener.add_handler(handler)
+
+    def __repr__(self) -> str:
+        return f"ClientCredentials(client_id={self.client_id!r}, scope={self.scope!r}, token_url={self.token_url!r})"
+
+    def __call__(self) -> Token:
+        """Fetch one token, in up to three tries within `timeout`."""
+        deadline = time.monotonic() + self.timeout
+        secret = self._secret() if callable(self._secret) else self._secret
+        if secret is not None:
+            _check_secret(secret)
+        for attempt in range(1, _TRIES + 1):
+            try:
+                return self._try(secret, deadline)
+            except (OAuthTransportError, OAuthResponseError) as error:
+                wait = error.retry_after if isinstance(error, OAuthResponseError) else None
+                if wait is None:
+                    wait = random.uniform(0, _BACK_OFF * 2 ** (attempt - 1))
+                if attempt == _TRIES or not _is_transient(error) or wait > (deadline - time.monotonic()) / 2:
+                    raise
+                _log("info", "token request %d failed, the next in %.1f s: %s", attempt, wait, error)
+            time.sleep(wait)
+        raise AssertionError("unreachable")
+
+    def _try(self, secret: str | None, deadline: float) -> Token:
+        """One token request; where the method is open, a second one if the server refuses the client."""
+        method = self.auth_method or self._works
+        if method is not None:
+            return self._request(method, secret, deadline)
+        try:
+            token = self._request("client_secret_basic", secret, deadline)
+            self._works = "client_secret_basic"
+            return token
+        except OAuthInvalidClient as first:
+            refused = first
+        try:
+            token = self._request("client_secret_post", secret, deadline)
+        except (OAuthInvalidScope, OAuthInvalidTarget):  # so the client itself was accepted
+            self._works = "client_secret_post"
+            raise
+        except (OAuthTransportError, OAuthResponseError) as second:
+            if _is_transient(second):
+                raise
+            refused.args = (f"{refused} (client_secret_post was tried too, and refused as well)",)
+            raise refused from None
+        self._works = "client_secret_post"
+        _log("info", "%s refuses HTTP Basic and accepts client_secret_post: name it as auth_method", self.token_url)
+        return token
+
+    def _request(self, method: str, secret: str | None, deadline: float) -> Token:
+        """Send one token request (RFC 6749 section 4.4.2) and judge the answer."""
+        fields = dict(self._fields)
+        headers = {
+            "Accept": "application/json",
+            "Content-Type": "application/x-www-form-urlencoded",
+            "User-Agent": next((v for k, v in self._headers.items() if k.lower() == "user-agent"), _USER_AGENT),
+        }
+        masks = _prove(method, self.client_id, secret or "", headers, fields)
+        request = urllib.request.Request(self.token_url, urllib.parse.urlencode(fields, doseq=True).encode(), headers)
+        vars(request)["deadline"] = deadline
+        requested_at = time.time()
+        try:
+            with self._opener.open(request, timeout=self.timeout) as answer:
+                body = _read_all(answer, _ANSWER_LIMIT)
+        except _Nonsense as error:
+            why = _clean(error.reason, masks)
+            raise OAuthMalformedResponse(f"{_place(self.token_url)}: {why}; is token_url right?") from None
+        except urllib.error.URLError as error:
+            raise _transport_error(self.token_url, error, masks) from error
+        return _judge(self.token_url, answer, body, requested_at, self.scope, masks)
+
+
+def _check_method(method: Any, secret: Any) -> str | None:
+    """The client authentication method; None where Basic and body are to be tried."""
+    if method is not None and method not in _METHODS:
+        raise ValueError(f"auth_method must be one of {', '.join(_METHODS)}, or None to find out")
+    public = method in ("none", "tls_client_auth")
+    if secret is None and not public:
+        hint = "for a client without one: auth_method='none' or 'tls_client_auth'"
+        raise ValueError(f"client_secret is missing; {hint}; {_ORDER}")
+    if secret is not None and public:
+        raise ValueError(f"client_secret and auth_method={method!r} contradict each other: leave one of them out")
+    if secret == "" and method is None:
+        raise ValueError("client_secret is empty; for a client without one: auth_method='none'")
+    return method  # type: ignore[no-any-return]
+
+
+def _check_secret(secret: Any) -> None:
+    if not isinstance(secret, str):
+        kind = type(secret).__name__
+        raise TypeError(f"client_secret must be a str, or a callable that returns one, not {kind}; {_ORDER}")
+    if any(letter < " " or letter == "\x7f" or "\ud800" <= letter <= "\udfff" for letter in secret):
+        raise ValueError("client_secret has control characters, such as the line end of a file: take them off")
+    if secret.startswith(("https://", "http://")):
+        raise ValueError(f"client_secret looks like a URL; {_ORDER}")
+
+
+def _fields_of(scope: str | None, audience: list[str], resource: list[str], params: Any) -> dict[str, list[str]]:
+    """The fields of a token request, apart from those that prove who the client is."""
+    for uri in resource:
+        parts = urllib.parse.urlsplit(uri)
+        if not parts.scheme or "#" in uri:
+            raise ValueError("resource must be absolute URIs without a fragment (RFC 8707 section 2)")
+    fields = {"grant_type": ["client_credentials"], "scope": [scope] if scope else []}
+    fields.update(audience=audience, resource=resource)
+    if isinstance(params, (str, bytes)) or (params is not None and not hasattr(params, "__iter__")):
+        raise TypeError(f"token_params must be a dict of form fields, not {type(params).__name__}")
+    for name, value in params.items() if hasattr(params, "items") else params or ():
+        values = list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
+        if not isinstance(name, str) or not all(isinstance(one, (str, int, float)) for one in values):
+            raise TypeError("token_params must map names to str, numbers or lists of them; None leaves a field out")
+        fields[name] = [str(one) for one in values]
+    return {name: values for name, values in fields.items() if values}
+
+
+def _prove(
+    method: str, client_id: str, secret: str, headers: dict[str, str], fields: dict[str, list[str]]
+) -> list[str]:
+    """Add what proves who the client is (RFC 6749 section 2.3.1); return what must not be seen in any text."""
+    quoted = urllib.parse.quote(secret, "")
+    masks = {secret, quoted, urllib.parse.quote_plus(secret), json.dumps(secret)[1:-1]}
+    if method.startswith("client_secret_basic"):
+        # Encoded as a form value before base64, a space as %20: servers decode that alike, and + differently.
+        pair = f"{urllib.parse.quote(client_id, '')}:{quoted}"
+        if method == "client_secret_basic_raw":  # Deviation: for servers that do not decode, of which there are many
+            pair = f"{client_id}:{secret}"
+        proof = base64.b64encode(pair.encode()).decode()
+        headers["Authorization"] = "Basic " + proof
+        masks.update((proof, base64.b64encode(secret.encode()).decode()))
+    else:
+        fields["client_id"] = [client_id]
+        if method == "client_secret_post":
+            fields["client_secret"] = [secret]
+    return sorted((mask for mask in masks if mask), key=len, reverse=True)
+
+
+def _judge(url: str, answer: Any, body: bytes, requested_at: float, scope: str | None, masks: list[str]) -> Token:
+    """A token, if the answer is as RFC 6749 section 5.1 says; else the exception that its code or status means."""
+    mapping, why = _parse_json(body)
+    status: int = answer.status
+    code = mapping.get("error")
+    tokens = [str(mapping[name]) for name in ("access_token", "refresh_token", "id_token") if mapping.get(name)]
+    masks = sorted({*masks, *tokens}, key=len, reverse=True)
+    names = ("error", "error_description", "error_uri")
+    texts = {name: mapping.get(name) for name in names}
+    said = {name: _clean(text, masks) for name, text in texts.items() if text and isinstance(text, str)}
+    if 200 <= status < 300 and "error" not in said and not why:
+        try:
+            if "scope" not in mapping and scope:  # RFC 6749 section 5.1: left out where it is what was asked for
+                mapping = {**mapping, "scope": scope}
+            return Token.from_response(mapping, requested_at)
+        except OAuthMalformedResponse as error:
+            why = _clean(error, masks)
+    kind, advice = _verdict(status, said.get("error"), code)
+    text = ": ".join(said[name] for name in ("error", "error_description") if name in said)
+    if not text and status >= 400 and b"token" not in body:  # an excerpt must not be the token itself
+        text = _clean(" ".join(body[:4096].decode("utf-8", "replace").split()), masks)[:200]
+    if 300 <= status < 400:
+        why = f"it redirects to {_clean(answer.headers.get('Location'), masks)!r}, which is not followed"
+    media = _clean(answer.headers.get("Content-Type", "no content type"), masks)[:80]
+    detail = text or f"{why or 'no error code'} ({media}, {len(body)} bytes)"
+    headers, retry_after = _clean_headers(answer.headers, masks), _retry_after(answer.headers)
+    message = f"{_place(url)} answered {status}{advice[0]} - {detail}; {advice[1]}"
+    raise kind(message, status=status, headers=headers, retry_after=retry_after, **said)
+
+
+def _verdict(status: int, said: str | None, code: object) -> tuple[type[OAuthResponseError], tuple[str, str]]:
+    """The class for a refusal, with what it means and what to check."""
+    if said is not None and isinstance(code, str) and code in ERRORS_BY_CODE:
+        kind = ERRORS_BY_CODE[code]
+    elif status in (*_TRANSIENT, 503):
+        kind = OAuthTemporarilyUnavailable
+    elif status >= 500:
+        kind = OAuthServerError
+    elif said is not None:
+        kind = OAuthResponseError
+    elif status < 400:
+        kind = OAuthMalformedResponse
+    else:
+        kind = OAuthInvalidClient if status in (401, 403) else OAuthResponseError
+    for known, advice in _ADVICE.items():
+        if issubclass(kind, known):
+            return kind, advice
+    return kind, ("", "is token_url right?")
+
+
+_ADVICE = {
+    OAuthInvalidClient: (" and refuses the client", "check client_id, client_secret and auth_method"),
+    OAuthInvalidScope: (" and refuses the scope", "check scope"),
+    OAuthInvalidTarget: (" and refuses the target", "check resource and audience"),
+    OAuthInvalidRequest: (" and refuses the request", "check audience, resource and token_params"),
+    OAuthUnauthorizedClient: (" and refuses the grant", "have client_credentials enabled for this client"),
+    OAuthTemporarilyUnavailable: (" and is busy", "try again later"),
+    OAuthServerError: (" and is broken", "tell its operator if this stays"),
+}
+
+
+def _is_transient(error: OAuthError) -> bool:
+    """Whether the same request may succeed in a moment. A certificate does not become right by itself."""
+    if isinstance(error, OAuthTransportError):
+        reason = getattr(error.__cause__, "reason", None)
+        return not isinstance(reason, ssl.SSLCertVerificationError)
+    return isinstance(error, (OAuthTemporarilyUnavailable, OAuthServerError))
+
+
+def _parse_json(body: bytes) -> tuple[dict[str, Any], str]:
+    """The JSON object of a body and "", or an empty one and why there is none."""
+
+    def number(digits: str) -> float:  # Trap: int() refuses, or takes minutes for, what has thousands of digits
+        return int(digits) if len(digits) < 20 else float(digits)
+
+    try:
+        parsed = json.loads(body.decode("utf-8-sig"), parse_int=number)
+    except UnicodeDecodeError:
+        return {}, "the body is not UTF-8"
+    except (ValueError, RecursionError):
+        return {}, "the body is not JSON" if body else "the body is empty"
+    return (parsed, "") if isinstance(parsed, dict) else ({}, "the body is not a JSON object")
+
+
+def _retry_after(headers: http.client.HTTPMessage) -> float | None:
+    """Seconds of a Retry-After header (RFC 9110 section 10.2.3), within bounds, or None."""
+    text = headers.get("Retry-After", "").strip()
+    try:
+        if text.isascii() and text.isdigit():
+            return min(float(text[:9]), _RETRY_AFTER_LIMIT)
+        # By the server's own clock, if it shows it: ours may differ by more than the wait.
+        until, shown = (email.utils.parsedate_to_datetime(text or "") for text in (text, headers.get("Date", text)))
+        wait = until.timestamp() - (shown.timestamp() if "Date" in headers else time.time())
+    except (TypeError, ValueError, IndexError, OverflowError, AttributeError):
+        return None
+    return min(max(wait, 0.0), _RETRY_AFTER_LIMIT)
+
+
+def _transport_error(url: str, error: urllib.error.URLError, masks: list[str]) -> OAuthTransportError:
+    reason = error.reason
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        why = f"the certificate of {_place(url)} was refused: {reason.verify_message}"
+        why += "; for a private CA set SSL_CERT_FILE, or give context=ssl.create_default_context(cafile=...)"
+    elif isinstance(reason, socket.timeout):
+        why = f"{_place(url)} gave no answer in time; is token_url right, and reachable from here?"
+    else:
+        why = f"{_place(url)} gave no answer: {_clean(reason, masks)}; is token_url right, and reachable from here?"
+    return OAuthTransportError(why)
+
+
+# ---- 8. Transport: URLs taken apart once, kept-alive connections, strict HTTP/1.1 (RFC 9112) -----------------------
+
+_USER_AGENT = f"oauth_session/{__version__}"
+_DEFAULT_PORT = {"http": 80, "https": 443}
+_IDLE_LIMIT = 60.0  # seconds a connection waits for its next use; servers close after 60 to 75
+_IDLE_MOST = 32  # idle connections to one place
+_BODY_LIMIT = 64 << 20  # bytes that a verb reads into memory, as sent and as decoded
+_LINE_LIMIT = 64 << 10  # bytes of a header line
+_HEAD_LIMIT = 256 << 10  # bytes of all header lines
+_HEAD_LINES = 100
+_INTERIM_MOST = 20  # 1xx answers before the real one
+_ONE_WRITE = 64 << 10  # bytes of body that leave together with the head, or of a file at a time
+_TOKEN_CHARS = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # RFC 9110, 5.6.2
+_SAFE = "".join(map(chr, range(0x21, 0x7F)))  # what stays as it is when a URL is encoded
+_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))  # RFC 9110 section 9.2.2
+
+
+class _Nonsense(urllib.error.URLError):
+    """What came is not HTTP/1.1, or beyond the bounds."""
+
+
+def _cut(url: str) -> tuple[str, str, str]:
+    """Scheme, authority and the rest of a URL, cut where urllib cuts."""
+    scheme, mark, rest = url.partition("://")
+    end = min(at for at in (rest.find("/"), rest.find("?"), rest.find("#"), len(rest)) if at >= 0)
+    return scheme if mark else "", rest[:end], rest[end:]
+
+
+@functools.lru_cache(maxsize=256)
+def _site(scheme: str, authority: str) -> Origin:
+    """Scheme, host and port; ValueError for what could be understood in two ways."""
+    scheme, host = scheme.lower(), authority.lower()
+    if scheme not in _DEFAULT_PORT:
+        raise ValueError("it must begin with https:// (or http://)")
+    if not _is_visible(host) or any(mark in '@%\\"<>^`{|}' for mark in host):
+        raise ValueError("user names, %, backslashes, spaces and the like are not allowed in the host")
+    port = host.rpartition(":")[2] if ":" in host and not host.endswith("]") else ""
+    host = host[: -len(port) - 1] if ":" in host and not host.endswith("]") else host
+    literal = host[:1] == "[" and host[-1:] == "]" and not set(host[1:-1]) - set("0123456789abcdef:.")
+    if not host or (not literal and any(mark in "[]:" for mark in host)) or host == "[]":
+        raise ValueError("its host is missing or malformed")
+    if port and not (port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
+        raise ValueError("its port is none")
+    return scheme, host[1:-1] if literal else host, int(port) if port else _DEFAULT_PORT[scheme]
+
+
+def _origin(url: str) -> Origin:
+    scheme, authority, _ = _cut(url)
+    return _site(scheme, authority)
+
+
+def _place(url: str) -> str:
+    """Where a URL leads, for a message: its path and query may hold what nobody else should see."""
+    scheme, host, port = _origin(url)
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{host}" + ("" if port == _DEFAULT_PORT[scheme] else f":{port}")
+
+
+def _is_loopback(host: str) -> bool:
+    parts = host.split(".")
+    quad = len(parts) == 4 and parts[0] == "127" and all(part.isdigit() and int(part[:4]) < 256 for part in parts)
+    return quad or host in ("localhost", "::1")
+
+
+def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> Any:
+    """The URL with spaces and non-ASCII encoded; ValueError where token or secret must not go, without the value."""
+    if not isinstance(url, str):
+        raise (ValueError if url is None else TypeError)(f"{name} must be a URL such as https://host/path{hint}")
+    if any(letter < " " or letter == "\x7f" for letter in url):
+        raise ValueError(f"{name} has control characters: encode them with urllib.parse.quote{hint}")
+    try:
+        if not _is_visible(url):
+            scheme, authority, rest = _cut(url)
+            authority = authority if authority.isascii() else authority.encode("idna").decode()
+            url = f"{scheme}://{authority}" + urllib.parse.quote(rest, _SAFE)
+        scheme, host, _ = _origin(url)
+    except UnicodeError:
+        raise ValueError(f"{name} has characters that no URL can have{hint}") from None
+    except ValueError as error:
+        raise ValueError(f"{name} is no usable URL: {error}{hint}") from None
+    if scheme == "http" and not allow_http and not _is_loopback(host):
+        raise ValueError(f"{name} must begin with https:// (http:// is for loopback, or with allow_http=True){hint}")
+    return url
+
+
+def _check_head(method: str, headers: Iterable[tuple[str, Any]]) -> None:
+    """ValueError for what would change a request beside its own place (RFC 9110 section 5.5, RFC 9112 section 3)."""
+    if not method or not method.isascii() or method.encode().translate(None, _TOKEN_CHARS):
+        raise ValueError("method must be one word, such as GET")
+    for name, value in headers:
+        if not name or not name.isascii() or name.encode().translate(None, _TOKEN_CHARS):
+            raise ValueError(f"headers: {_clean(ascii(name))} is no name of a header")
+        text = str(value)
+        if any(mark in text for mark in "\r\n\0") or (not text.isascii() and max(text) > "\xff"):
+            raise ValueError(f"headers: the value of {name} has line ends, NUL or characters beyond Latin-1: encode it")
+
+
+class _Connection:
+    """A socket, and what was read ahead from it."""
+
+    def __init__(self, sock: socket.socket, deadline: float | None) -> None:
+        self.sock = sock
+        self.reset(None, deadline)
+
+    def reset(self, timeout: float | None, deadline: float | None) -> None:
+        """Make ready for an exchange. deadline: monotonic time at which all its steps together must have ended."""
+        self.deadline = deadline
+        self.buffer, self.at = b"", 0  # what was read, and where its unread part begins
+        self.heard = False  # whether a byte of an answer came
+        self.since = _now()
+        if deadline is None:
+            self.sock.settimeout(timeout)
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def is_alive(self) -> bool:
+        """Whether the server has neither closed it nor sent anything while it was idle."""
+        try:
+            self.sock.settimeout(0)
+            self.sock.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):  # with TLS 1.3, only session tickets were waiting
+            return _since(self.since) < _IDLE_LIMIT
+        except (OSError, ValueError):
+            pass
+        return False
+
+    def pace(self) -> None:
+        """Give the next step the time that is left: a server that drips must not stretch it."""
+        if self.deadline is not None:
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                raise socket.timeout("timed out")
+            self.sock.settimeout(left)
+
+    def send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            self.pace()
+            view = view[self.sock.send(view) :]
+
+    def write(self, head: bytes, data: Any, length: str | None) -> OSError | None:
+        """Send a request; return what broke it off: the server may have answered early. length None: in chunks."""
+        if data is None or (isinstance(data, bytes) and length and len(data) <= _ONE_WRITE):
+            pieces: Iterable[Any] = (head + (data or b""),)
+        else:
+            pieces = itertools.chain((head,), _pieces(data, None if length is None else int(length)))
+        for piece in pieces:
+            try:
+                self.send(piece)
+            except (ConnectionError, ssl.SSLError) as error:
+                return error
+        return None
+
+    def answer(self, broken: OSError | None = None, secret: str = "") -> Head:
+        """Read the head of the answer, after any 1xx (RFC 9110 section 15.2). secret: what its reason must not show."""
+        try:
+            for _ in range(_INTERIM_MOST):
+                version, status, reason = self.status_line()
+                headers = self.fields()
+                if status == 101:
+                    raise _Nonsense("the answer switches to another protocol, which nobody asked for")
+                if status >= 200:
+                    return version, status, _clean(reason, [secret] if secret else ()), headers
+            raise _Nonsense(f"more than {_INTERIM_MOST} interim answers")
+        except OSError as error:
+            raise broken or error from None
+
+    def some(self, size: int) -> bytes:
+        """Up to `size` bytes, as soon as there are any; b"" at the end."""
+        if self.at < len(self.buffer):
+            data = self.buffer[self.at : self.at + size]
+            self.at += len(data)
+            return data
+        self.pace()
+        data = self.sock.recv(size)
+        self.heard = self.heard or bool(data)
+        return data
+
+    def line(self, strict: bool = False) -> bytes:
+        """The next line, without its end. strict: the end must be CRLF; a chunk could hide a byte behind a bare LF."""
+        end = self.buffer.find(b"\n", self.at)
+        while end < 0 and len(self.buffer) - self.at <= _LINE_LIMIT:
+            rest, self.at = self.buffer[self.at :], len(self.buffer)
+            more = self.some(65536)
+            if not more:
+                raise http.client.RemoteDisconnected("the connection was closed before the answer was complete")
+            self.buffer, self.at = rest + more, 0
+            end = self.buffer.find(b"\n", len(rest))
+        if end < 0 or end - self.at > _LINE_LIMIT:
+            raise _Nonsense(f"a line of more than {_LINE_LIMIT} bytes")
+        line, self.at = self.buffer[self.at : end], end + 1
+        if strict and line[-1:] != b"\r":
+            raise _Nonsense("a chunk that does not end where it should")
+        return line[:-1] if line[-1:] == b"\r" else line
+
+    def status_line(self) -> tuple[bytes, int, str]:
+        line = self.line()
+        version, code, reason = line[:9], line[9:12], line[12:].decode("iso-8859-1")
+        if not (version[:7] == b"HTTP/1." and version[7:8].isdigit() and version[8:] == b" " and code.isdigit()):
+            raise _Nonsense(f"the answer is not HTTP/1.1, but begins with {_clean(line[:40].decode('iso-8859-1'))!r}")
+        if len(code) != 3 or code < b"100" or reason[:1] not in ("", " "):
+            raise _Nonsense("the answer has no valid status")
+        return version, int(code), reason[1:]
+
+    def fields(self) -> http.client.HTTPMessage:
+        """Header or trailer lines, up to the empty one (RFC 9112 section 5)."""
+        found: list[tuple[str, str]] = []
+        total = 0
+        for _ in range(_HEAD_LINES + 1):
+            line = self.line()
+            if not line:
+                break
+            total += len(line)
+            name, colon, value = line.partition(b":")
+            if line[:1] in b" \t" and found:  # RFC 9112 section 5.2: a folded line
+                found[-1] = found[-1][0], f"{found[-1][1]} {line.strip().decode('iso-8859-1')}"
+            elif not colon or not name or name.translate(None, _TOKEN_CHARS):
+                raise _Nonsense("a header line that is none")
+            else:
+                found.append((name.decode(), value.strip(b" \t").decode("iso-8859-1")))
+            if b"\r" in line or b"\0" in line or total > _HEAD_LIMIT:
+                raise _Nonsense(f"a bare CR or NUL in the header, or more than {_HEAD_LIMIT} bytes of it")
+        else:
+            raise _Nonsense(f"more than {_HEAD_LINES} header lines")
+        message = http.client.HTTPMessage()
+        for pair in found:
+            message.set_raw(*pair)
+        return message
+
+
+class _Body(io.RawIOBase):
+    """The body of one answer (RFC 9112 section 6), and no byte of what follows it."""
+
+    def __init__(self, connection: _Connection, left: int | None, chunked: bool, keep: Callable[[], None] | None):
+        self._connection: _Connection | None = connection
+        self._left = left  # bytes of the body, or of this chunk; None: to the end of the connection
+        self._chunked = chunked
+        self._keep = keep
+        if left == 0 and not chunked:
+            self._end(connection)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What HTTPResponse asks of a socket."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b""
+        try:
+            if self._connection is not None:
+                data = self._some(self._connection, len(buffer))
+        except OSError as error:
+            self._drop()
+            if isinstance(error, urllib.error.URLError):
+                raise
+            raise urllib.error.URLError(error) from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _some(self, connection: _Connection, size: int) -> bytes:
+        if self._chunked and self._left == 0:
+            line = connection.line(strict=True).partition(b";")[0].rstrip(b" \t")  # RFC 9112 section 7.1
+            if not 0 < len(line) <= 16 or line.translate(None, b"0123456789abcdefABCDEF"):
+                raise _Nonsense("a chunk without a valid size")
+            self._left = int(line, 16)
+            if self._left == 0:
+                connection.fields()
+                self._end(connection)
+                return b""
+        data = connection.some(size if self._left is None else min(size, self._left))
+        if self._left is not None:
+            if not data:
+                raise http.client.RemoteDisconnected("the connection was closed in the middle of the body")
+            self._left -= len(data)
+            if self._left == 0 and self._chunked and connection.line(strict=True):
+                raise _Nonsense("a chunk that does not end where it should")
+        if not self._chunked and not self._left and (self._left == 0 or not data):
+            self._end(connection)
+        return data
+
+    def _end(self, connection: _Connection) -> None:
+        """Keep the connection, unless more came than the answer."""
+        self._connection = None
+        if self._keep is None or connection.at < len(connection.buffer):
+            connection.close()
+        else:
+            self._keep()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def close(self) -> None:
+        self._drop()
+        super().close()
+
+
+def _frame(method: str, head: Head) -> tuple[int | None, bool, bool]:
+    """Length, chunked, and whether the connection can be kept (RFC 9112 section 6.3), without any guess."""
+    version, status, _, headers = head
+    lengths = {part.strip(" \t") for line in headers.get_all("Content-Length", ()) for part in line.split(",")}
+    codings = [line.lower() for line in headers.get_all("Transfer-Encoding", ())]
+    if len(lengths) > 1 or any(not (one.isascii() and one.isdigit() and len(one) < 19) for one in lengths):
+        raise _Nonsense("a Content-Length that is no length, or several that differ")
+    if codings and codings != ["chunked"]:
+        raise _Nonsense("a Transfer-Encoding other than chunked")
+    options = ",".join(headers.get_all("Connection", ())).lower().replace(" ", "").split(",")
+    keep = version == b"HTTP/1.1 " and "close" not in options and not (codings and lengths)
+    if method == "HEAD" or status in (204, 304):
+        return 0, False, keep
+    if codings:
+        return 0, True, keep
+    return (int(lengths.pop()), False, keep) if lengths else (None, False, False)
+
+
+class _Answer(http.client.HTTPResponse):
+    """An HTTPResponse whose body comes from _Body, so that none of its own framing is used."""
+
+    def __init__(self, body: _Body, method: str, url: str, head: Head) -> None:
+        super().__init__(body, method=method)  # type: ignore[arg-type]
+        version, self.status, self.reason, self.headers = head
+        self.version = 10 + int(version[7:8])
+        self.code, self.url = self.status, url
+        self.msg = self.reason  # type: ignore[assignment]  # as urllib does
+        self.chunked, self.length, self.chunk_left, self.will_close = False, None, None, True
+
+
+class _Pool:
+    """Idle connections, and the one SSLContext. Without a lock: what dict and deque do here is atomic."""
+
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        if context is not None and not isinstance(context, ssl.SSLContext):
+            raise TypeError(f"context must be an ssl.SSLContext, not {type(context).__name__}")
+        self._context = context
+        self._idle: dict[tuple[Any, ...], deque[_Connection]] = {}
+
+    def context(self) -> ssl.SSLContext:
+        """The SSLContext; the default one is made at first use, since loading the CA bundle takes 20 ms."""
+        if self._context is None:
+            context = ssl.create_default_context()
+            context.minimum_version = ssl.TLSVersion.TLSv1_2  # Python 3.8 and 3.9 would take older ones
+            self._context = context
+        return self._context
+
+    def take(self, key: tuple[Any, ...]) -> _Connection | None:
+        """An idle connection that is still alive."""
+        idle = self._idle.get(key)
+        while idle:
+            connection = _pop(idle.pop)
+            if connection is not None and connection.is_alive():
+                return connection
+            if connection is not None:
+                connection.close()
+        return None
+
+    def give(self, key: tuple[Any, ...], connection: _Connection) -> None:
+        if key[0] != os.getpid():  # read to its end in a forked child; it is the parent's
+            connection.close()
+            return
+        connection.since = _now()
+        idle = self._idle.setdefault(key, deque())
+        idle.append(connection)
+        while len(idle) > _IDLE_MOST or (idle and _since(idle[0].since) >= _IDLE_LIMIT):
+            oldest = _pop(idle.popleft)
+            if oldest is not None:
+                oldest.close()
+
+    def close(self) -> None:
+        for idle in list(self._idle.values()):
+            while idle:
+                connection = _pop(idle.pop)
+                if connection is not None:
+                    connection.close()
+
+    def exchange(self, request: Any) -> _Answer:
+        """Send a request, on a kept connection where there is one, and return its answer."""
+        method, headers, target, key, proxy = _route(request)
+        length = _check_body(method, headers, request.data)
+        head = _write_head(method, target, headers)
+        repeatable = method in _IDEMPOTENT and (request.data is None or isinstance(request.data, bytes))
+        timeout, deadline = _timeout_of(request), getattr(request, "deadline", None)
+        connection = self.take(key)
+        reused = connection is not None
+        while True:
+            try:
+                if connection is None:
+                    connection = self._connect(_origin(request.full_url), proxy, key[-1], timeout, deadline)
+                connection.reset(timeout, deadline)
+                broken = connection.write(head, request.data, length)
+                answer = connection.answer(broken, headers.get("Authorization", "").rpartition(" ")[2])
+                left, chunked, keep = _frame(method, answer)
+                give = functools.partial(self.give, key, connection) if keep and broken is None else None
+                return _Answer(_Body(connection, left, chunked, give), method, request.full_url, answer)
+            except BaseException as error:
+                stale = reused and repeatable and connection is not None and not connection.heard
+                if connection is not None:
+                    connection.close()
+                if isinstance(error, urllib.error.URLError) or not isinstance(error, OSError):
+                    raise
+                if not stale or isinstance(error, socket.timeout):
+                    raise urllib.error.URLError(error) from error
+                connection, reused = None, False  # closed by the server while it was idle: once more, on a new one
+
+    def _connect(
+        self, site: Origin, proxy: str | None, credentials: str | None, timeout: float | None, deadline: float | None
+    ) -> _Connection:
+        scheme, host, port = site
+        if deadline is None and timeout is not None:
+            deadline = time.monotonic() + timeout
+        first = _site("http", proxy) if proxy is not None else site
+        connection = _Connection(_open_socket(first[1], first[2], deadline), deadline)
+        try:
+            if proxy is not None and scheme == "https":  # RFC 9110 section 9.3.6
+                authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+                headers = {"Host": authority, **({"Proxy-Authorization": credentials} if credentials else {})}
+                connection.send(_write_head("CONNECT", authority, headers))
+                _, status, reason, _ = connection.answer()
+                if not 200 <= status < 300 or connection.at < len(connection.buffer):
+                    raise OSError(f"the proxy refused the tunnel: {status} {reason}")
+            if scheme == "https":
+                # Bytes, since a str is taken through encodings.idna, whose import takes a millisecond.
+                connection.sock = self.context().wrap_socket(
+                    connection.sock, server_hostname=host.encode(), do_handshake_on_connect=False
+                )
+                connection.pace()
+                connection.sock.do_handshake()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _pop(pop: Callable[[], _Connection]) -> _Connection | None:
+    try:
+        return pop()
+    except IndexError:  # another thread was faster
+        return None
+
+
+def _route(request: Any) -> tuple[str, dict[str, str], str, tuple[Any, ...], str | None]:
+    """What a Request asks for: method, headers, target, the key of its connections, and the proxy.
+
+    The URL counts, not what urllib made of it: a proxy on a Request that is used again would mix up its fields.
+    """
+    scheme, authority, rest = _cut(request.full_url)
+    site = _site(scheme, authority)
+    fields = {**request.headers, **request.unredirected_hdrs}
+    headers = {"Host": authority, **{name.title(): str(value) for name, value in fields.items()}}
+    target = rest.partition("#")[0]
+    target = target if target[:1] == "/" else "/" + target
+    proxy: str | None = request.host if request.host != authority else None
+    if proxy is not None and site[0] == "http":
+        return request.get_method(), headers, f"http://{authority}{target}", (os.getpid(), proxy, None), proxy
+    credentials = headers.pop("Proxy-Authorization", None) if proxy is not None else None
+    return request.get_method(), headers, target, (os.getpid(), site, proxy, credentials), proxy
+
+
+def _check_request(request: Any) -> None:
+    """Raise the ValueError that sending this request would raise."""
+    method, headers, target, _, _ = _route(request)
+    _check_body(method, headers, request.data)
+    _write_head(method, target, headers)
+
+
+def _open_socket(host: str, port: int, deadline: float | None) -> socket.socket:
+    """Connect to the first address that answers; they share the time that is left."""
+    addresses = socket.getaddrinfo(host.encode(), port, 0, socket.SOCK_STREAM)
+    failure = OSError(f"there is no address for {host}")
+    for index, (family, kind, protocol, _, address) in enumerate(addresses):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            if deadline is not None:
+                sock.settimeout(max(deadline - time.monotonic(), 0.001) / (len(addresses) - index))
+            sock.connect(address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        except BaseException as error:
+            sock.close()
+            if not isinstance(error, OSError):
+                raise
+            failure = error
+    raise failure
+
+
+def _write_head(method: str, target: str, headers: dict[str, str]) -> bytes:
+    """Request line and headers as bytes (RFC 9112 sections 3 and 5), checked: nothing below does."""
+    _check_head(method, headers.items())
+    if not _is_visible(target):
+        raise ValueError("url has spaces, control characters or non-ASCII: encode it with urllib.parse.quote")
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("iso-8859-1")
+
+
+def _check_body(method: str, headers: dict[str, str], data: Any) -> str | None:
+    """The body's Content-Length, or None: in chunks. ValueError where headers and body contradict each other."""
+    length, coding = headers.get("Content-Length"), headers.get("Transfer-Encoding")
+    headers.setdefault("Accept-Encoding", "identity")
+    if length is None and coding is None and data is None:
+        if method in ("POST", "PUT", "PATCH"):
+            headers["Content-Length"] = "0"
+        return "0"
+    if (length is None) == (coding is None) or (coding is not None and (data is None or coding.lower() != "chunked")):
+        raise ValueError("headers: a body goes with either a Content-Length or Transfer-Encoding: chunked")
+    if length is not None and not (length.isascii() and length.isdigit() and len(length) < 19):
+        raise ValueError("headers: Content-Length must be a number")
+    size = 0 if data is None else len(data) if isinstance(data, bytes) else None
+    if length is not None and size is not None and int(length) != size:
+        raise ValueError(f"headers: Content-Length says {length}, but the body has {size} bytes")
+    return length
+
+
+def _pieces(data: Any, length: int | None) -> Iterator[bytes]:
+    """A body piece by piece, as chunks (RFC 9112 section 7.1) if its length is None."""
+    if hasattr(data, "read"):
+        data = iter(functools.partial(data.read, _ONE_WRITE), b"")
+    sent = 0
+    for piece in (data,) if isinstance(data, bytes) else data:
+        if not isinstance(piece, (bytes, bytearray, memoryview)):
+            raise TypeError("data must consist of bytes: open a file in binary mode, encode a text")
+        sent += len(piece)
+        if length is not None and sent > length:
+            break
+        if piece:
+            yield bytes(piece) if length is not None else b"%x\r\n%b\r\n" % (len(piece), bytes(piece))
+    if length is None:
+        yield b"0\r\n\r\n"
+    elif sent != length:
+        raise ValueError(f"data does not have the {length} bytes that its Content-Length says")
+
+
+class _Direct(urllib.request.BaseHandler):
+    """Keeps the secrets that are for this machine from a proxy: urllib would send them there, in plain text."""
+
+    handler_order = 50  # before ProxyHandler
+
+    def http_open(self, request: urllib.request.Request) -> Any:
+        secret = "deadline" in vars(request) or any(one.sent for one in _exchanges(request).values())
+        if secret and _is_loopback(_origin(request.full_url)[1]):
+            for handler in self.parent.handle_open["http"]:  # type: ignore[attr-defined]
+                if not isinstance(handler, (_Direct, urllib.request.ProxyHandler)):
+                    return handler.http_open(request)
+        return None
+
+
+class _KeepAlive(urllib.request.BaseHandler):
+    """What our two handlers share. They subclass urllib's, so that `build_opener` puts them in the place of those."""
+
+    _debuglevel = 0  # Trap: http.client's debug output would print the token
+
+    def __init__(self, pool: _Pool) -> None:  # not super(): from Python 3.12 on it loads the CA bundle
+        self._exchange = pool.exchange
+        weakref.finalize(self, pool.close)  # before the garbage collector warns of open sockets, and at exit
+
+    def _open(self, request: urllib.request.Request) -> _Answer:
+        return self._exchange(request)
+
+
+class _HTTPHandler(_KeepAlive, urllib.request.HTTPHandler):
+    http_open = _KeepAlive._open  # type: ignore[assignment]
+
+
+class _HTTPSHandler(_KeepAlive, urllib.request.HTTPSHandler):
+    https_open = _KeepAlive._open  # type: ignore[assignment]
+
+
+def _read_all(answer: Any, limit: int = _BODY_LIMIT, decode: bool = True) -> bytes:
+    """The whole body, gzip undone; URLError where it breaks off, or is longer than the limit, packed or not."""
+    packed = decode and answer.headers.get("Content-Encoding", "").strip().lower() in ("gzip", "x-gzip")
+    unpack = zlib.decompressobj(31) if packed else None  # 31: the gzip format
+    pieces: list[bytes] = []
+    size = received = 0
+    try:
+        for data in iter(functools.partial(answer.read, 65536), b""):
+            received += len(data)
+            if unpack is None:
+                pieces.append(data)
+            while unpack is not None and data and size <= limit:
+                if unpack.eof:  # gzip may have several members
+                    unpack = zlib.decompressobj(31)
+                pieces.append(unpack.decompress(data, limit + 1 - size))
+                size += len(pieces[-1])
+                data = unpack.unused_data or unpack.unconsumed_tail
+            if max(size, received) > limit:
+                raise _Nonsense(f"the body has more than {limit} bytes; session.open() reads one piece by piece")
+    except zlib.error:
+        raise _Nonsense("the body is not the gzip that its Content-Encoding says") from None
+    except (http.client.HTTPException, OSError) as error:
+        if isinstance(error, urllib.error.URLError):
+            raise
+        raise urllib.error.URLError(error) from error  # of a handler that the user gave
+    if unpack is not None and received and not unpack.eof:
+        raise _Nonsense("the body is gzip that breaks off")
+    return b"".join(pieces)
+
+
+# ---- 9. Demo server, also for your own tests; and the command line ---------------------------------------------------
+
+
+class DemoServer:
+    """An authorisation server and an API on a free loopback port, for trying out and for tests: `with DemoServer()`.
+
+    expires_in: seconds that its tokens live, default 3600; may be changed. url: the API, which answers any path, if
+    there is a token, with JSON that says what it saw. token_url, client_id, client_secret: for OAuthSession; the scopes
+    are `read` and `write`. token_requests: how many came so far.
+    """
+
+    client_id = "demo-client"
+    client_secret = "demo secret: 100% ok?"  # with characters that must be encoded
+
+    def __init__(self, expires_in: float | None = 3600) -> None:
+        self.expires_in = expires_in
+        self.refresh_in: float | None = None
+        self.token_requests = 0
+        self.tell: Callable[[str], None] = lambda line: None  # gets a line for each event
+        self._lock = threading.Lock()  # guards token_requests and _tokens
+        self._tokens: dict[str, tuple[float, str]] = {}
+        self._failing: int | None = None
+        self._server: Any = None
+
+    def __enter__(self) -> DemoServer:
+        self._server = _make_server(self)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.token_url = self.url + "/oauth/token"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def revoke(self) -> None:
+        """Let the API answer 401 to every token issued so far."""
+        with self._lock:
+            self._tokens.clear()
+
+    def fail(self, status: int | None) -> None:
+        """Let the token endpoint answer this HTTP status from now on; None: work again."""
+        self._failing = status
+
+    def _issue(self, form: dict[str, str], basic: str) -> tuple[int, dict[str, Any]]:
+        """The token endpoint: status and JSON."""
+        with self._lock:
+            self.token_requests += 1
+        client, secret = form.get("client_id", ""), form.get("client_secret", "")
+        if basic[:6].lower() == "basic ":
+            pair = base64.b64decode(basic[6:].encode() + b"==").decode("utf-8", "replace")
+            client, secret = (urllib.parse.unquote_plus(part) for part in (pair + ":").split(":")[:2])
+        scope = form.get("scope", "read")
+        if self._failing is not None:
+            return self._failing, {}
+        if (client, secret) != (self.client_id, self.client_secret):
+            return 401, {"error": "invalid_client", "error_description": "unknown client or wrong secret"}
+        if form.get("grant_type") != "client_credentials":
+            return 400, {"error": "unsupported_grant_type"}
+        if set(scope.split()) - {"read", "write"}:
+            return 400, {"error": "invalid_scope", "error_description": "the scopes here are read and write"}
+        token = "demo-" + base64.urlsafe_b64encode(os.urandom(24)).decode()
+        answer = {"access_token": token, "token_type": "Bearer", "scope": scope}
+        extra = {"expires_in": self.expires_in, "refresh_in": self.refresh_in}
+        with self._lock:
+            self._tokens[token] = time.monotonic() + (self.expires_in or 3600), scope
+        return 200, {**answer, **{name: value for name, value in extra.items() if value is not None}}
+
+    def _serve(self, method: str, path: str, headers: Any, body: bytes) -> tuple[int, dict[str, Any]]:
+        if method == "POST" and path == "/oauth/token":
+            form = dict(urllib.parse.parse_qsl(body.decode("utf-8", "replace")))
+            status, answer = self._issue(form, headers.get("Authorization", ""))
+            asked = f"scope={form.get('scope', '')}"
+        else:
+            with self._lock:
+                until, scope = self._tokens.get(headers.get("Authorization", "")[7:], (0.0, ""))
+            good = time.monotonic() < until
+            answer = {"method": method, "path": path, "scope": scope, "body": body.decode("utf-8", "replace")}
+            status, answer = (200, answer) if good else (401, {"error": "invalid_token"})
+            asked = "with a token" if "Authorization" in headers else "without a token"
+        outcome = answer.get("error", "")
+        self.tell(f"{method} {path} ({asked}) -> {status} {outcome}".rstrip())
+        return status, answer
+
+
+def _make_server(demo: DemoServer) -> Any:
+    import http.server
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            while "chunked" in self.headers.get("Transfer-Encoding", ""):
+                size = int(self.rfile.readline(), 16)
+                body += self.rfile.read(size)
+                self.rfile.readline()
+                if not size:
+                    break
+            status, answer = demo._serve(self.command, self.path, self.headers, body)
+            content = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Cache-Control", "no-store")  # RFC 6749 section 5.1
+            self.send_header("Content-Length", str(len(content)))
+            if status == 401:
+                basic = self.path == "/oauth/token"
+                error = "" if "Authorization" not in self.headers else ', error="invalid_token"'
+                self.send_header("WWW-Authenticate", 'Basic realm="demo"' if basic else 'Bearer realm="demo"' + error)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = answer
+
+        def log_message(self, *_: Any) -> None:
+            """Print nothing: `tell` does."""
+
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+        block_on_close = False
+        request_queue_size = 128
+
+        def handle_error(self, *_: Any) -> None:
+            """Print nothing: a client that hangs up is none of the user's problems."""
+
+    return Server(("127.0.0.1", 0), Handler)
+
+
+def _demo() -> int:
+    """Show what a session does, against a server of our own."""
+    start = time.monotonic()
+
+    def tell(line: str) -> None:
+        print(f"{time.monotonic() - start:6.2f} s    {line}", flush=True)
+
+    with DemoServer() as server:
+        server.tell = lambda line: tell("  on the wire: " + line)
+        tell(f"A DemoServer listens on {server.url}; its secrets and tokens are not shown.")
+        session = OAuthSession(server.client_id, server.client_secret, ["read"], server.token_url)
+        tell("1. The first call fetches a token, then calls the API:")
+        tell(f"  session.get(...) -> {session.get(server.url + '/me').status}")
+        tell("2. The second call uses the same token:")
+        tell(f"  session.get(...) -> {session.get(server.url + '/me').status}")
+        tell("3. A token that is due is used once more, while a thread renews it in the background:")
+        server.refresh_in = 0.5
+        session.source.clear()
+        before = session.access_token
+        time.sleep(0.6)
+        server.refresh_in = None
+        tell(f"  session.get(...) -> {session.get(server.url + '/me').status}")
+        for _ in range(200):  # ten seconds at the most
+            if session.access_token != before:
+                break
+            time.sleep(0.05)
+        tell(f"  the token is another one now: {session.access_token != before}")
+        tell("4. The server revokes the token; one 401, one new token, and the same call again:")
+        server.revoke()
+        tell(f"  session.get(...) -> {session.get(server.url + '/me').status}")
+        for number, words, secret, scope in (
+            (5, "A wrong secret (tried in both places where servers look for it)", "wrong", "read"),
+            (6, "A scope that the server does not know", server.client_secret, "everything"),
+        ):
+            tell(f"{number}. {words} is an exception:")
+            try:
+                OAuthSession(server.client_id, secret, scope, server.token_url).get(server.url)
+            except OAuthResponseError as error:
+                tell(f"  {type(error).__name__}: {error}")
+        tell(f"Done: {server.token_requests} token requests in all.")
+    return 0
+
+
+def _parser() -> Any:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="oauth_session.py",
+        description="Call an API with an OAuth 2.0 token, obtained by the client credentials grant (RFC 6749).",
+        epilog="Settings come from the flags, else from OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET or "
+        "OAUTH_CLIENT_SECRET_FILE, OAUTH_SCOPE, OAUTH_TOKEN_URL, OAUTH_AUDIENCE, OAUTH_RESOURCE, OAUTH_AUTH_METHOD, "
+        "OAUTH_BASE_URL. There is no flag for the secret, since others could see it in the list of processes. "
+        "Exit status: 0; 1: no token or no answer; 2: wrong settings; 22: a status of 400 or more with --fail.",
+    )
+    add = parser.add_argument
+    add("url", nargs="?", metavar="URL", help="what to call; prints the body of the answer")
+    add("--demo", action="store_true", help="show how it works, with a server of its own; needs nothing else")
+    add("--token", action="store_true", help="print the access token, and nothing else")
+    add("-X", "--request", metavar="METHOD", help="HTTP method; default GET, with -d POST")
+    add("-d", "--data", help="body, sent as a form unless -H says otherwise; @FILE: of a file, @-: of standard input")
+    add("-H", "--header", metavar="'NAME: VALUE'", action="append", default=[], help="a header; may be repeated")
+    add("-i", "--include", action="store_true", help="print the status line and headers too")
+    add("-f", "--fail", action="store_true", help="print no body at a status of 400 or more, and exit with 22")
+    add("--client-id", metavar="ID")
+    add("--client-secret-file", metavar="FILE", help="file that holds the secret; -: standard input")
+    add("--scope", metavar="SCOPES", help="separated by spaces")
+    add("--token-url", metavar="URL", help="the authorisation server's token endpoint")
+    add("--audience", metavar="TEXT")
+    add("--resource", metavar="URI", action="append")
+    add("--auth-method", metavar="METHOD", help=", ".join(_METHODS))
+    add("--timeout", metavar="SECONDS", type=float, default=30.0, help="default %(default)g")
+    add("--version", action="version", version=f"oauth_session {__version__}")
+    return parser
+
+
+def _session_of(options: Any) -> OAuthSession:
+    names = ("client_id", "scope", "token_url", "audience", "resource", "auth_method", "timeout")
+    settings = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.client_secret_file == "-":
+        secret = sys.stdin.readline()
+        settings["client_secret"] = secret[:-1] if secret.endswith("\n") else secret
+    elif options.client_secret_file:
+        settings["client_secret"] = _file_reader("--client-secret-file", options.client_secret_file)
+    try:
+        return OAuthSession.from_env(**settings)
+    except ValueError as error:
+        name = str(error).split()[0]
+        raise ValueError(f"--{name.replace('_', '-')}: {error}" if name in settings else str(error)) from None
+
+
+def _call(options: Any, session: OAuthSession) -> int:
+    """Call the URL and print what it answers, as curl does."""
+    body = None
+    if options.data is not None:
+        body = options.data.encode()
+        if options.data[:1] == "@":
+            try:
+                with open(options.data[1:] if options.data != "@-" else 0, "rb") as file:
+                    body = file.read()
+            except OSError as error:
+                raise ValueError(f"-d: cannot read {options.data[1:]}: {error.strerror}") from None
+    headers = {"Content-Type": "application/x-www-form-urlencoded"} if body is not None else {}
+    for line in options.header:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise ValueError(f"-H takes 'Name: value', not {line!r}")
+        headers = {known: text for known, text in headers.items() if known.lower() != name.strip().lower()}
+        headers[name.strip()] = value.strip()
+    method = options.request or ("GET" if body is None else "POST")
+    response = session.request(method, options.url, data=body, headers=headers)
+    failed = options.fail and not response.ok
+    out = sys.stdout.buffer
+    if options.include:
+        lines = [f"HTTP/1.1 {response.status} {response.reason}", *(f"{k}: {v}" for k, v in response.headers.items())]
+        out.write(("\r\n".join(lines) + "\r\n\r\n").encode("iso-8859-1", "replace"))
+    if not failed:
+        out.write(response.content)
+    out.flush()
+    if failed:
+        print(f"oauth_session: {_place(response.url)} answered {response.status} {response.reason}", file=sys.stderr)
+    return 22 if failed else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line (`python3 oauth_session.py --help`) and return its exit status.
+
+    arguments: default sys.argv[1:]. Errors are one line on standard error.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not (options.demo or options.token or options.url):
+        parser.error("what shall it do? Give a URL, --token or --demo")
+    try:
+        if options.demo:
+            return _demo()
+        with _session_of(options) as session:
+            if options.token:
+                print(session.access_token)
+                return 0
+            return _call(options, session)
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except (urllib.error.URLError, ValueError, TypeError, OSError) as error:
+        print(f"oauth_session: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1 if isinstance(error, OSError) else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+# MIT License
+#
+# Copyright (c) 2026 The oauth_session authors
+#
+# Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+# documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+# rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+# persons to whom the Software is furnished to do so, subject to the following conditions:
+#
+# The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+# Software.
+#
+# THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+# WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+# COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+# OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
