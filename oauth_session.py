@@ -42,6 +42,7 @@ import itertools
 import json
 import os
 import random
+import select
 import socket
 import ssl
 import sys
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 
     Moment = tuple[float, float]  # wall clock and monotonic clock
     Origin = tuple[str, str, int]  # scheme, host, port
-    Head = tuple[bytes, int, str, http.client.HTTPMessage]  # version, status, reason, headers
+    Head = tuple[int, int, str, list[tuple[str, str]]]  # minor version, status, reason, header fields
 
 _DEFAULT_TIMEOUT: Any = socket._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]  # what urllib takes for "none given"
 
@@ -335,33 +336,38 @@ class Token:
 
 
 class _Held:
-    """A token that a TokenSource keeps, with its windows in seconds after `since`, when its request began."""
+    """A token that a TokenSource keeps, with its end by each clock, and its windows in seconds before that."""
 
-    __slots__ = ("token", "since", "number", "due", "expired", "life")
+    __slots__ = ("token", "number", "wall_end", "end", "due", "expired")
 
     def __init__(self, token: Token, since: Moment, number: int, refresh_before: float) -> None:
-        self.token, self.since, self.number = token, since, number
-        self.life = _UNKNOWN_LIFE if token.expires_at is None else token.expires_at - since[0]
-        self.expired = self.life - min(_EXPIRED_BEFORE, self.life / 10)
-        refresh_in = _seconds((token.raw or {}).get("refresh_in"))
-        self.due = self.life - min(refresh_before, self.life / 2) if refresh_in is None else refresh_in
+        self.token, self.number = token, number
+        self.wall_end = since[0] + _UNKNOWN_LIFE if token.expires_at is None else token.expires_at
+        raw = token.raw or {}
+        # Not expires_at minus since, which would be wrong if the wall clock was set while the token was fetched.
+        life = _seconds(raw.get("expires_in")) or self.wall_end - since[0]
+        self.end = since[1] + life
+        self.expired = min(_EXPIRED_BEFORE, life / 10)
+        refresh_in = _seconds(raw.get("refresh_in"))
+        self.due = min(refresh_before, life / 2) if refresh_in is None else life - refresh_in
+
+    def left(self) -> float:
+        """Seconds to live, by the clock that says less."""
+        return min(self.wall_end - time.time(), self.end - time.monotonic())
 
     def age(self) -> str:
         """FRESH, DUE or EXPIRED: the one place where this is decided."""
-        passed = _since(self.since)
-        if passed >= self.expired:
+        left = self.left()
+        if left <= self.expired:
             return EXPIRED
-        return DUE if passed >= self.due else FRESH
+        return DUE if left <= self.due else FRESH
 
     def follow(self, before: _Held) -> None:
         """Keep the windows, for a server that returns one token until it ends.
 
         Windows made of what is left of its life would shrink towards nothing, and cause a fetch for each call.
         """
-        self.expired = self.life - (before.life - before.expired)
-        if _since(self.since) >= self.expired:
-            self.expired = self.life
-        self.due = self.expired
+        self.due = self.expired = before.expired if self.left() > before.expired else 0.0
 
 
 def _is_visible(text: str) -> bool:
@@ -1297,7 +1303,7 @@ class TokenSource:
             if not isinstance(token, Token):
                 raise TypeError(f"fetch must return a Token, not {type(token).__name__}")
             landing = _Held(token, flight.since, flight.number, self._refresh_before)
-            if _since(flight.since) >= landing.life:
+            if landing.left() <= 0:
                 raise OAuthMalformedResponse("the token had expired before it arrived: compare the clocks")
             held = landing
             return token
@@ -1671,34 +1677,46 @@ class _Nonsense(urllib.error.URLError):
     """What came is not HTTP/1.1, or beyond the bounds."""
 
 
-def _cut(url: str) -> tuple[str, str, str]:
-    """Scheme, authority and the rest of a URL, cut where urllib cuts."""
-    scheme, mark, rest = url.partition("://")
+class _URL:
+    """A URL taken apart, once: where it leads, as urllib cuts it, and nothing that could be understood in two ways."""
+
+    __slots__ = ("authority", "site", "target")
+
+    def __init__(self, url: str) -> None:
+        scheme, mark, rest = url.partition("://")
+        if scheme.lower() not in _DEFAULT_PORT or not mark:
+            raise ValueError("it must begin with https:// (or http://)")
+        self.authority, target = _cut(rest)
+        target = target.partition("#")[0]
+        self.target = target if target[:1] == "/" else "/" + target
+        self.site: Origin = (scheme.lower(), *_host_and_port(self.authority, scheme.lower()))
+
+
+def _cut(rest: str) -> tuple[str, str]:
+    """Authority and path, of what stands behind `://`."""
     end = min(at for at in (rest.find("/"), rest.find("?"), rest.find("#"), len(rest)) if at >= 0)
-    return scheme if mark else "", rest[:end], rest[end:]
+    return rest[:end], rest[end:]
 
 
-@functools.lru_cache(maxsize=256)
-def _site(scheme: str, authority: str) -> Origin:
-    """Scheme, host and port; ValueError for what could be understood in two ways."""
-    scheme, host = scheme.lower(), authority.lower()
-    if scheme not in _DEFAULT_PORT:
-        raise ValueError("it must begin with https:// (or http://)")
+def _host_and_port(authority: str, scheme: str) -> tuple[str, int]:
+    host = authority.lower()
     if not _is_visible(host) or any(mark in '@%\\"<>^`{|}' for mark in host):
         raise ValueError("user names, %, backslashes, spaces and the like are not allowed in the host")
-    port = host.rpartition(":")[2] if ":" in host and not host.endswith("]") else ""
-    host = host[: -len(port) - 1] if ":" in host and not host.endswith("]") else host
+    port = host.rpartition(":")[2] if ":" in host and host[-1] != "]" else None
+    host = host if port is None else host[: -len(port) - 1]
     literal = host[:1] == "[" and host[-1:] == "]" and not set(host[1:-1]) - set("0123456789abcdef:.")
-    if not host or (not literal and any(mark in "[]:" for mark in host)) or host == "[]":
+    if host in ("", "[]") or (not literal and any(mark in "[]:" for mark in host)):
         raise ValueError("its host is missing or malformed")
     if port and not (port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
         raise ValueError("its port is none")
-    return scheme, host[1:-1] if literal else host, int(port) if port else _DEFAULT_PORT[scheme]
+    return host[1:-1] if literal else host, int(port) if port else _DEFAULT_PORT[scheme]
+
+
+_parse = functools.lru_cache(maxsize=256)(_URL)  # a call looks at its URL several times
 
 
 def _origin(url: str) -> Origin:
-    scheme, authority, _ = _cut(url)
-    return _site(scheme, authority)
+    return _parse(url).site
 
 
 def _place(url: str) -> str:
@@ -1718,13 +1736,14 @@ def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> Any:
     """The URL with spaces and non-ASCII encoded; ValueError where token or secret must not go, without the value."""
     if not isinstance(url, str):
         raise (ValueError if url is None else TypeError)(f"{name} must be a URL such as https://host/path{hint}")
-    if any(letter < " " or letter == "\x7f" for letter in url):
+    if not url.isprintable() and any(letter < " " or letter == "\x7f" for letter in url):
         raise ValueError(f"{name} has control characters: encode them with urllib.parse.quote{hint}")
     try:
         if not _is_visible(url):
-            scheme, authority, rest = _cut(url)
+            scheme, mark, rest = url.partition("://")
+            authority, rest = _cut(rest)
             authority = authority if authority.isascii() else authority.encode("idna").decode()
-            url = f"{scheme}://{authority}" + urllib.parse.quote(rest, _SAFE)
+            url = scheme + mark + authority + urllib.parse.quote(rest, _SAFE)
         scheme, host, _ = _origin(url)
     except UnicodeError:
         raise ValueError(f"{name} has characters that no URL can have{hint}") from None
@@ -1735,15 +1754,20 @@ def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> Any:
     return url
 
 
+@functools.lru_cache(maxsize=256)
+def _is_token(name: str) -> bool:
+    return name != "" and name.isascii() and not name.encode().translate(None, _TOKEN_CHARS)
+
+
 def _check_head(method: str, headers: Iterable[tuple[str, Any]]) -> None:
     """ValueError for what would change a request beside its own place (RFC 9110 section 5.5, RFC 9112 section 3)."""
-    if not method or not method.isascii() or method.encode().translate(None, _TOKEN_CHARS):
+    if not _is_token(method):
         raise ValueError("method must be one word, such as GET")
     for name, value in headers:
-        if not name or not name.isascii() or name.encode().translate(None, _TOKEN_CHARS):
+        if not _is_token(name):
             raise ValueError(f"headers: {_clean(ascii(name))} is no name of a header")
         text = str(value)
-        if any(mark in text for mark in "\r\n\0") or (not text.isascii() and max(text) > "\xff"):
+        if not (text.isascii() and text.isprintable()) and (max(text) > "\xff" or any(c in text for c in "\r\n\0")):
             raise ValueError(f"headers: the value of {name} has line ends, NUL or characters beyond Latin-1: encode it")
 
 
@@ -1752,6 +1776,8 @@ class _Connection:
 
     def __init__(self, sock: socket.socket, deadline: float | None) -> None:
         self.sock = sock
+        self.since = _now()  # when it became idle
+        self.poll: Any = None
         self.reset(None, deadline)
 
     def reset(self, timeout: float | None, deadline: float | None) -> None:
@@ -1759,8 +1785,7 @@ class _Connection:
         self.deadline = deadline
         self.buffer, self.at = b"", 0  # what was read, and where its unread part begins
         self.heard = False  # whether a byte of an answer came
-        self.since = _now()
-        if deadline is None:
+        if deadline is None and self.sock.gettimeout() != timeout:
             self.sock.settimeout(timeout)
 
     def close(self) -> None:
@@ -1769,6 +1794,11 @@ class _Connection:
     def is_alive(self) -> bool:
         """Whether the server has neither closed it nor sent anything while it was idle."""
         try:
+            if self.poll is None and hasattr(select, "poll"):  # Windows has none
+                self.poll = select.poll()
+                self.poll.register(self.sock, select.POLLIN)
+            if self.poll is not None and not self.poll.poll(0):
+                return _since(self.since) < _IDLE_LIMIT
             self.sock.settimeout(0)
             self.sock.recv(1)
         except (BlockingIOError, ssl.SSLWantReadError):  # with TLS 1.3, only session tickets were waiting
@@ -1808,12 +1838,18 @@ class _Connection:
         """Read the head of the answer, after any 1xx (RFC 9110 section 15.2). secret: what its reason must not show."""
         try:
             for _ in range(_INTERIM_MOST):
-                version, status, reason = self.status_line()
-                headers = self.fields()
-                if status == 101:
+                line = self.line()
+                code = line[9:12]
+                known = line[:7] == b"HTTP/1." and line[7:8].isdigit() and line[8:9] == b" " and line[12:13] in b" "
+                if not known or not code.isdigit() or len(code) != 3 or code < b"100":
+                    start = _clean(line[:40].decode("iso-8859-1"))
+                    raise _Nonsense(f"the answer is not HTTP/1.1, but begins with {start!r}")
+                fields = self.fields()
+                if code == b"101":
                     raise _Nonsense("the answer switches to another protocol, which nobody asked for")
-                if status >= 200:
-                    return version, status, _clean(reason, [secret] if secret else ()), headers
+                if code >= b"200":
+                    reason = _clean(line[13:].decode("iso-8859-1"), [secret] if secret else ())
+                    return int(line[7:8]), int(code), reason, fields
             raise _Nonsense(f"more than {_INTERIM_MOST} interim answers")
         except OSError as error:
             raise broken or error from None
@@ -1846,39 +1882,25 @@ class _Connection:
             raise _Nonsense("a chunk that does not end where it should")
         return line[:-1] if line[-1:] == b"\r" else line
 
-    def status_line(self) -> tuple[bytes, int, str]:
-        line = self.line()
-        version, code, reason = line[:9], line[9:12], line[12:].decode("iso-8859-1")
-        if not (version[:7] == b"HTTP/1." and version[7:8].isdigit() and version[8:] == b" " and code.isdigit()):
-            raise _Nonsense(f"the answer is not HTTP/1.1, but begins with {_clean(line[:40].decode('iso-8859-1'))!r}")
-        if len(code) != 3 or code < b"100" or reason[:1] not in ("", " "):
-            raise _Nonsense("the answer has no valid status")
-        return version, int(code), reason[1:]
-
-    def fields(self) -> http.client.HTTPMessage:
+    def fields(self) -> list[tuple[str, str]]:
         """Header or trailer lines, up to the empty one (RFC 9112 section 5)."""
         found: list[tuple[str, str]] = []
         total = 0
         for _ in range(_HEAD_LINES + 1):
-            line = self.line()
+            line = self.line().decode("iso-8859-1")
             if not line:
-                break
+                return found
             total += len(line)
-            name, colon, value = line.partition(b":")
-            if line[:1] in b" \t" and found:  # RFC 9112 section 5.2: a folded line
-                found[-1] = found[-1][0], f"{found[-1][1]} {line.strip().decode('iso-8859-1')}"
-            elif not colon or not name or name.translate(None, _TOKEN_CHARS):
+            name, colon, value = line.partition(":")
+            if line[0] in " \t" and found:  # RFC 9112 section 5.2: a folded line
+                found[-1] = found[-1][0], f"{found[-1][1]} {line.strip()}"
+            elif not colon or not _is_token(name):
                 raise _Nonsense("a header line that is none")
             else:
-                found.append((name.decode(), value.strip(b" \t").decode("iso-8859-1")))
-            if b"\r" in line or b"\0" in line or total > _HEAD_LIMIT:
+                found.append((name, value.strip(" \t")))
+            if "\r" in line or "\0" in line or total > _HEAD_LIMIT:
                 raise _Nonsense(f"a bare CR or NUL in the header, or more than {_HEAD_LIMIT} bytes of it")
-        else:
-            raise _Nonsense(f"more than {_HEAD_LINES} header lines")
-        message = http.client.HTTPMessage()
-        for pair in found:
-            message.set_raw(*pair)
-        return message
+        raise _Nonsense(f"more than {_HEAD_LINES} header lines")
 
 
 class _Body(io.RawIOBase):
@@ -1900,17 +1922,21 @@ class _Body(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = b""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read(self, size: int = 65536) -> bytes:
+        """Up to `size` bytes, as soon as there are any; b"" at the end."""
+        if self._connection is None:
+            return b""
         try:
-            if self._connection is not None:
-                data = self._some(self._connection, len(buffer))
+            return self._some(self._connection, size)
         except OSError as error:
             self._drop()
             if isinstance(error, urllib.error.URLError):
                 raise
             raise urllib.error.URLError(error) from error
-        buffer[: len(data)] = data
-        return len(data)
 
     def _some(self, connection: _Connection, size: int) -> bytes:
         if self._chunked and self._left == 0:
@@ -1953,15 +1979,18 @@ class _Body(io.RawIOBase):
 
 def _frame(method: str, head: Head) -> tuple[int | None, bool, bool]:
     """Length, chunked, and whether the connection can be kept (RFC 9112 section 6.3), without any guess."""
-    version, status, _, headers = head
-    lengths = {part.strip(" \t") for line in headers.get_all("Content-Length", ()) for part in line.split(",")}
-    codings = [line.lower() for line in headers.get_all("Transfer-Encoding", ())]
+    minor, status, _, fields = head
+    found: dict[str, list[str]] = {"content-length": [], "transfer-encoding": [], "connection": []}
+    for name, value in fields:
+        name = name.lower()
+        if name in found:
+            found[name] += [part.strip(" \t").lower() for part in value.split(",")]
+    lengths, codings = set(found["content-length"]), found["transfer-encoding"]
     if len(lengths) > 1 or any(not (one.isascii() and one.isdigit() and len(one) < 19) for one in lengths):
         raise _Nonsense("a Content-Length that is no length, or several that differ")
     if codings and codings != ["chunked"]:
         raise _Nonsense("a Transfer-Encoding other than chunked")
-    options = ",".join(headers.get_all("Connection", ())).lower().replace(" ", "").split(",")
-    keep = version == b"HTTP/1.1 " and "close" not in options and not (codings and lengths)
+    keep = minor == 1 and "close" not in found["connection"] and not (codings and lengths)
     if method == "HEAD" or status in (204, 304):
         return 0, False, keep
     if codings:
@@ -1974,8 +2003,11 @@ class _Answer(http.client.HTTPResponse):
 
     def __init__(self, body: _Body, method: str, url: str, head: Head) -> None:
         super().__init__(body, method=method)  # type: ignore[arg-type]
-        version, self.status, self.reason, self.headers = head
-        self.version = 10 + int(version[7:8])
+        minor, self.status, self.reason, fields = head
+        self.version, self.body = 10 + minor, body
+        self.headers = http.client.HTTPMessage()
+        for pair in fields:
+            self.headers.set_raw(*pair)
         self.code, self.url = self.status, url
         self.msg = self.reason  # type: ignore[assignment]  # as urllib does
         self.chunked, self.length, self.chunk_left, self.will_close = False, None, None, True
@@ -2060,12 +2092,12 @@ class _Pool:
     def _connect(
         self, site: Origin, proxy: str | None, credentials: str | None, timeout: float | None, deadline: float | None
     ) -> _Connection:
-        scheme, host, port = site
         if deadline is None and timeout is not None:
             deadline = time.monotonic() + timeout
-        first = _site("http", proxy) if proxy is not None else site
-        connection = _Connection(_open_socket(first[1], first[2], deadline), deadline)
+        host, port = _host_and_port(proxy, "http") if proxy is not None else site[1:]
+        connection = _Connection(_open_socket(host, port, deadline), deadline)
         try:
+            scheme, host, port = site
             if proxy is not None and scheme == "https":  # RFC 9110 section 9.3.6
                 authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
                 headers = {"Host": authority, **({"Proxy-Authorization": credentials} if credentials else {})}
@@ -2086,6 +2118,9 @@ class _Pool:
         return connection
 
 
+_title = functools.lru_cache(maxsize=256)(str.title)
+
+
 def _pop(pop: Callable[[], _Connection]) -> _Connection | None:
     try:
         return pop()
@@ -2098,17 +2133,17 @@ def _route(request: Any) -> tuple[str, dict[str, str], str, tuple[Any, ...], str
 
     The URL counts, not what urllib made of it: a proxy on a Request that is used again would mix up its fields.
     """
-    scheme, authority, rest = _cut(request.full_url)
-    site = _site(scheme, authority)
-    fields = {**request.headers, **request.unredirected_hdrs}
-    headers = {"Host": authority, **{name.title(): str(value) for name, value in fields.items()}}
-    target = rest.partition("#")[0]
-    target = target if target[:1] == "/" else "/" + target
-    proxy: str | None = request.host if request.host != authority else None
-    if proxy is not None and site[0] == "http":
-        return request.get_method(), headers, f"http://{authority}{target}", (os.getpid(), proxy, None), proxy
+    url = _parse(request.full_url)
+    headers = {"Host": url.authority}
+    for fields in (request.headers, request.unredirected_hdrs):
+        for name, value in fields.items():
+            headers[_title(name)] = str(value)
+    proxy: str | None = request.host if request.host != url.authority else None
+    if proxy is not None and url.site[0] == "http":
+        target = f"http://{url.authority}{url.target}"
+        return request.get_method(), headers, target, (os.getpid(), proxy, None), proxy
     credentials = headers.pop("Proxy-Authorization", None) if proxy is not None else None
-    return request.get_method(), headers, target, (os.getpid(), site, proxy, credentials), proxy
+    return request.get_method(), headers, url.target, (os.getpid(), url.site, proxy, credentials), proxy
 
 
 def _check_request(request: Any) -> None:
@@ -2226,7 +2261,8 @@ def _read_all(answer: Any, limit: int = _BODY_LIMIT, decode: bool = True) -> byt
     pieces: list[bytes] = []
     size = received = 0
     try:
-        for data in iter(functools.partial(answer.read, 65536), b""):
+        read = answer.body.read if isinstance(answer, _Answer) else answer.read
+        for data in iter(functools.partial(read, 65536), b""):
             received += len(data)
             if unpack is None:
                 pieces.append(data)

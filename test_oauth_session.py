@@ -1,0 +1,3303 @@
+# SPDX-FileCopyrightText: 2026 The oauth_session authors
+# SPDX-License-Identifier: MIT
+"""Tests of oauth_session.py, in the order of its rooms. They need pytest and pytest-httpserver, and no network."""
+from __future__ import annotations
+
+import base64
+import collections
+import contextlib
+import copy
+import gzip
+import http.client
+import io
+import itertools
+import json
+import logging
+import os
+import pickle
+import re
+import shutil
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import urllib.error
+import urllib.parse
+import urllib.request
+import warnings
+import zlib
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug.wrappers import Response as WerkzeugResponse
+
+import oauth_session
+from oauth_session import (
+    ERRORS_BY_CODE,
+    ClientCredentials,
+    OAuthBearerError,
+    OAuthError,
+    OAuthHandler,
+    OAuthInsufficientScope,
+    OAuthInvalidGrant,
+    OAuthInvalidToken,
+    OAuthMalformedResponse,
+    OAuthResponseError,
+    OAuthSession,
+    Response,
+    Token,
+    TokenSource,
+)  # fmt: skip
+
+CLIENT, SECRET, TOKEN = "my-client", "s3cret:% &+ü", "at-5f1c9e7b"  # tokens are TOKEN-1, TOKEN-2 ...
+BASIC = [base64.b64encode(f"{CLIENT}:{one}".encode()).decode() for one in (SECRET, urllib.parse.quote(SECRET, ""))]
+HIDDEN = [SECRET, urllib.parse.quote(SECRET, ""), urllib.parse.quote_plus(SECRET), TOKEN, *BASIC]
+
+
+def assert_no_secret(*things):
+    """No secret, token or Basic value in these texts, or in anything that an exception shows, holds or pickles."""
+    for thing in things:
+        texts = [thing] if isinstance(thing, str) else [repr(thing), str(thing)]
+        chain = thing
+        while isinstance(chain, BaseException):
+            texts += [repr(chain), str(chain), repr(chain.args), repr(vars(chain))]
+            texts += ["".join(traceback.format_exception(type(chain), chain, chain.__traceback__))]
+            texts += [str(getattr(chain, "headers", "")), str(getattr(chain, "reason", ""))]
+            if isinstance(chain, OAuthError):
+                texts.append(pickle.dumps(chain).decode("utf-8", "replace"))
+            chain = chain.__cause__ or chain.__context__
+        for text, secret in itertools.product(texts, HIDDEN):
+            assert secret not in text, f"{type(thing).__name__} shows a secret"
+
+
+class Answer(WerkzeugResponse):
+    def get_wsgi_headers(self, environ):
+        location = self.headers.pop("Location", None)  # werkzeug would correct it
+        headers = super().get_wsgi_headers(environ)
+        headers.extend([] if location is None else [("Location", location)])
+        return headers
+
+
+class Scripted:
+    """A server that answers from a script, then from a rule, and records each request. An answer is (status, headers,
+    body); a body is bytes, a JSON value or a generator."""
+
+    def __init__(self, server, otherwise):
+        self.url = f"http://127.0.0.1:{server.port}"
+        self.alias = f"http://localhost:{server.port}"  # the same server, another origin
+        self.script, self.otherwise, self.seen = collections.deque(), otherwise, []
+        server.clear()
+        server.expect_request(re.compile(".*")).respond_with_handler(self.answer)
+
+    def answer(self, request):
+        request.get_data()
+        self.seen.append(request)
+        status, headers, body = self.script.popleft() if self.script else self.otherwise(request)
+        raw = isinstance(body, bytes) or hasattr(body, "__next__")
+        kind = None if raw else "application/json"
+        return Answer(body if raw else json.dumps(body), status, headers, content_type=kind)
+
+    def will(self, status, headers=(), body=b"", times=1):
+        self.script.extend([(status, list(dict(headers).items()), body)] * times)
+
+    def always(self, status, headers=(), body=b""):
+        self.otherwise = lambda request: (status, list(dict(headers).items()), body)
+
+    @property
+    def bearers(self):
+        return [request.headers.get("Authorization") for request in self.seen]
+
+    @property
+    def lines(self):
+        return [f"{request.method} {request.environ['REQUEST_URI']}" for request in self.seen]
+
+
+@pytest.fixture(scope="session")
+def servers():
+    """Three servers, which all tests share, since stopping one takes half a second."""
+    running = [HTTPServer("127.0.0.1", 0, threaded=True) for _ in range(3)]
+    for server in running:
+        server.start()
+    yield running
+    for server in running:
+        server.stop()
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name.startswith("OAUTH_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def auth(servers):
+    """An authorisation server: TOKEN-1, TOKEN-2 ... by default. `session(...)` makes sessions that use it."""
+    fresh = {"expires_in": 3600}
+    auth = Scripted(servers[0], lambda request: (200, [], {"access_token": f"{TOKEN}-{len(auth.seen)}", **fresh}))
+    made = []
+
+    def session(*arguments, kind=OAuthSession, **settings):
+        arguments += (CLIENT, SECRET, "read", auth.url + "/token")[len(arguments) :]
+        made.append(kind(*arguments, **settings))
+        return made[-1]
+
+    auth.session = session
+    yield auth
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def api(servers):
+    return Scripted(servers[1], lambda request: (200, [], {"path": request.path}))
+
+
+@pytest.fixture
+def other(servers):
+    return Scripted(servers[2], lambda request: (200, [], {"other": True}))
+
+
+@pytest.fixture
+def session(auth, api):
+    return auth.session(base_url=api.url)
+
+
+def source_of(*names):
+    """A TokenSource that hands out these tokens, one for each fetch, and the list of fetches."""
+    fetched = []
+
+    def fetch():
+        fetched.append(names[len(fetched)])
+        return Token(fetched[-1])
+
+    return TokenSource(fetch), fetched
+
+
+class TestErrors:
+    """What the token endpoint or the API said, as classes."""
+
+    PARENTS = {
+        "OAuthError": ("URLError",), "OAuthTransportError": ("OAuthError",), "OAuthResponseError": ("OAuthError",),
+        "OAuthInvalidRequest": ("OAuthResponseError",), "OAuthInvalidClient": ("OAuthResponseError",),
+        "OAuthInvalidGrant": ("OAuthResponseError",), "OAuthUnauthorizedClient": ("OAuthResponseError",),
+        "OAuthUnsupportedGrantType": ("OAuthResponseError",), "OAuthInvalidScope": ("OAuthResponseError",),
+        "OAuthInvalidTarget": ("OAuthResponseError",), "OAuthTemporarilyUnavailable": ("OAuthResponseError",),
+        "OAuthServerError": ("OAuthResponseError",), "OAuthMalformedResponse": ("OAuthResponseError",),
+        "OAuthBearerError": ("OAuthError", "HTTPError"), "OAuthInvalidToken": ("OAuthBearerError",),
+        "OAuthInsufficientScope": ("OAuthBearerError",),
+    }  # fmt: skip
+    CLASSES = [getattr(oauth_session, name) for name in PARENTS]
+
+    def test_the_hierarchy_is_the_documented_one(self):
+        found = {
+            name: tuple(base.__name__ for base in one.__bases__)
+            for name, one in vars(oauth_session).items()
+            if isinstance(one, type) and issubclass(one, Exception) and not name.startswith("_")
+        }
+        assert found == self.PARENTS
+
+    def test_all_names_everything_that_is_public(self):
+        names = oauth_session.__all__
+        classes = {
+            name
+            for name, one in vars(oauth_session).items()
+            if isinstance(one, type) and one.__module__ == "oauth_session" and not name.startswith("_")
+        }
+        assert len(names) == len(set(names))
+        assert classes | {"ERRORS_BY_CODE", "__version__"} == set(names)
+
+    def test_each_code_has_its_class(self):
+        expected = (
+            "invalid_request invalid_client invalid_grant unauthorized_client unsupported_grant_type invalid_scope "
+            "invalid_target temporarily_unavailable server_error"
+        ).split()
+        named = {code: "OAuth" + code.title().replace("_", "") for code in expected}
+        assert {code: one.__name__ for code, one in ERRORS_BY_CODE.items()} == named
+
+    @staticmethod
+    def make(kind):
+        headers = http.client.HTTPMessage()
+        headers["Retry-After"] = "7"
+        if issubclass(kind, OAuthBearerError):
+            return kind(
+                "it failed", error="e", scope="a b", realm="r", status=418, url="https://api.example/x", reason="No",
+                headers=headers, body=b"body",
+            )  # fmt: skip
+        if issubclass(kind, OAuthResponseError):
+            return kind(
+                "it failed", error="e", error_description="d", error_uri="u", status=418, headers=headers,
+                retry_after=7.0,
+            )  # fmt: skip
+        return kind("it failed", error="e", status=418)
+
+    @pytest.mark.parametrize("twin", [
+        copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e)),
+    ], ids=["copy", "deepcopy", "pickle"])  # fmt: skip
+    @pytest.mark.parametrize("kind", CLASSES)
+    def test_each_error_survives_copying_with_its_fields(self, kind, twin):
+        fields = "error status error_description error_uri retry_after scope realm url code reason filename".split()
+        error = self.make(kind)
+
+        other = twin(error)
+
+        assert type(other) is kind and other is not error
+        assert (str(other), other.args) == ("it failed", ("it failed",))
+        assert [getattr(other, name, "no") for name in fields] == [getattr(error, name, "no") for name in fields]
+        assert str(getattr(other, "headers", "")) == str(getattr(error, "headers", ""))
+
+    @pytest.mark.parametrize("kind", CLASSES)
+    def test_each_error_needs_no_argument_but_takes_a_message(self, kind):
+        error = kind("it failed")
+
+        assert (str(error), error.error) == ("it failed", None)
+        assert isinstance(error, urllib.error.URLError)
+        assert isinstance(error, urllib.error.HTTPError) == issubclass(kind, OAuthBearerError)
+        assert kind().error is None
+        with pytest.raises(TypeError):
+            kind("it failed", "invalid_client")
+
+    def test_a_bearer_error_is_a_whole_http_error(self):
+        error = self.make(OAuthInvalidToken)
+
+        with error:
+            assert (error.code, error.status, error.reason, error.headers["retry-after"]) == (418, 418, "No", "7")
+            assert (error.geturl(), error.read(), error.response) == ("https://api.example/x", b"body", None)
+
+    class Unpaid(OAuthResponseError):
+        """As a user may add it."""
+
+    def test_a_subclass_with_its_own_code_is_raised_for_that_code(self, auth, api, monkeypatch):
+        monkeypatch.setitem(ERRORS_BY_CODE, "unpaid", self.Unpaid)
+        auth.will(402, body={"error": "unpaid", "error_description": "pay", "error_uri": "https://pay.example"})
+
+        with pytest.raises(self.Unpaid) as caught:
+            auth.session().get(api.url)
+
+        error = caught.value
+        assert (error.error, error.status) == ("unpaid", 402)
+        assert (error.error_description, error.error_uri) == ("pay", "https://pay.example")
+        assert api.seen == []
+        assert_no_secret(error)
+
+
+class TestToken:
+    """A value, and how old it is."""
+
+    NOW = 1_000_000.0
+
+    @staticmethod
+    def of(**fields):
+        return Token.from_response({"access_token": TOKEN, "token_type": "Bearer", **fields}, TestToken.NOW)
+
+    @pytest.mark.parametrize("shape, seconds", [
+        (3600, 3600), (3600.5, 3600.5), ("3600", 3600), ("3600.0", 3600), ("3.6e3", 3600), (1, 1), (0.5, 0.5),
+        (10**9, 10**9),
+    ], ids=repr)  # fmt: skip
+    def test_a_usable_expires_in_counts_from_the_request(self, shape, seconds):
+        assert self.of(expires_in=shape).expires_at == self.NOW + seconds
+
+    @pytest.mark.parametrize("shape", [
+        None, 0, -1, 0.0, "0", "-5", "", "abc", "3600s", True, False, [], [3600], {}, float("nan"), float("inf"), "NaN",
+        "Infinity", "-inf", 1e300, "1e300", 10**400, "9" * 5000,
+    ], ids=lambda shape: repr(shape)[:12])  # fmt: skip
+    def test_a_senseless_expires_in_counts_as_missing(self, shape):
+        assert self.of(expires_in=shape).expires_at is None
+
+    def test_a_missing_expires_in_leaves_the_end_open(self):
+        assert self.of().expires_at is None
+
+    def test_the_time_of_the_request_is_now_by_default(self):
+        before = time.time()
+
+        token = Token.from_response({"access_token": TOKEN, "expires_in": 60})
+
+        assert before + 60 <= token.expires_at <= time.time() + 60
+
+    @pytest.mark.parametrize("kind", ["Bearer", "bearer", "BEARER", "bEARER", None, ""])
+    def test_bearer_in_any_case_is_taken_and_missing_too(self, kind):
+        assert self.of(token_type=kind).access_token == TOKEN
+        assert Token.from_response({"access_token": TOKEN}).token_type == "Bearer"
+
+    @pytest.mark.parametrize("kind", ["mac", "DPoP", "Bearer token", 5, ["Bearer"], {"a": 1}, "N_A"], ids=repr)
+    def test_another_token_type_is_malformed(self, kind):
+        with pytest.raises(OAuthMalformedResponse, match="token_type") as caught:
+            self.of(token_type=kind)
+        assert_no_secret(caught.value)
+
+    UNUSABLE = [
+        None, 5, "", [TOKEN], {"a": TOKEN}, TOKEN + " x", " " + TOKEN, TOKEN + "\r\nX: y", TOKEN + "\0", TOKEN + "\n",
+        TOKEN + "ü", TOKEN + "\x7f", TOKEN * 7000, TOKEN.encode(), True,
+    ]  # fmt: skip
+
+    @pytest.mark.parametrize("value", UNUSABLE, ids=lambda value: ascii(value)[:24])
+    def test_an_access_token_that_fits_no_header_is_malformed(self, value):
+        with pytest.raises(OAuthMalformedResponse) as caught:
+            self.of(access_token=value)
+        with pytest.raises((TypeError, ValueError), match="access_token") as direct:
+            Token(value)
+        assert_no_secret(caught.value, direct.value)
+
+    @pytest.mark.parametrize("answer", [None, [], "text", 5, True], ids=repr)
+    def test_what_is_no_object_is_malformed(self, answer):
+        with pytest.raises(OAuthMalformedResponse):
+            Token.from_response(answer)
+
+    @pytest.mark.parametrize("scope, expected", [
+        ("a b", "a b"), (["a", "b"], "a b"), ([], ""), (None, None), (5, None), ({}, None),
+    ], ids=repr)  # fmt: skip
+    def test_scope_is_text_whatever_the_server_sends(self, scope, expected):
+        assert (self.of(scope=scope).scope or None) == (expected or None)
+
+    def test_it_does_not_change(self):
+        answer = {"access_token": TOKEN, "extra": 1}
+        token = Token.from_response(answer)
+
+        answer["extra"] = 2
+
+        assert token.raw == {"access_token": TOKEN, "extra": 1}
+        for name in ("access_token", "token_type", "expires_at", "scope", "raw", "another"):
+            with pytest.raises(AttributeError):
+                setattr(token, name, "x")
+
+    def test_nothing_of_it_can_be_deleted(self):
+        token = Token(TOKEN)
+        with pytest.raises(AttributeError):
+            del token.access_token
+        assert token.access_token == TOKEN
+
+    def test_no_text_of_it_shows_the_token(self):
+        token = self.of(expires_in=60, scope="read")
+        assert_no_secret(token, f"{token}", f"{token!r}", repr([token]), repr({"token": token}))
+        assert "read" in repr(token)
+
+    @pytest.mark.parametrize("twin", [
+        copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t)),
+    ], ids=["copy", "deepcopy", "pickle"])  # fmt: skip
+    def test_a_copy_is_equal_and_whole(self, twin):
+        token = self.of(expires_in=60, scope=["a", "b"], refresh_in=30)
+
+        other = twin(token)
+
+        assert other == token and hash(other) == hash(token) and other.raw == token.raw
+        assert other != Token(TOKEN) and other != TOKEN
+
+
+def asked(request):
+    """The fields of a token request."""
+    return dict(urllib.parse.parse_qsl(request.get_data(as_text=True)))
+
+
+class AcmeSession(OAuthSession):
+    """As a company ships it."""
+
+    token_url = "https://auth.acme.example/token"
+    base_url = "https://api.acme.example/v1"
+    scope = "company"
+    headers = {"X-Company": "acme"}
+    timeout = 7.5
+
+
+class TestSession:
+    """The face: verbs, URLs, bodies, headers, settings."""
+
+    @pytest.mark.parametrize("verb", ["get", "delete", "head", "options", "post", "put", "patch"])
+    def test_each_verb_sends_its_method_with_the_token(self, verb, session, auth, api):
+        response = getattr(session, verb)("/x", headers={"X-A": "1"}, timeout=5)
+
+        assert response.status == 200
+        assert api.lines == [f"{verb.upper()} /x"]
+        assert api.bearers == [f"Bearer {TOKEN}-1"]
+        assert api.seen[0].headers["X-A"] == "1"
+        assert len(auth.seen) == 1
+        assert asked(auth.seen[0]) == {"grant_type": "client_credentials", "scope": "read"}
+
+    def test_any_other_method_goes_by_request(self, session, api):
+        assert session.request("PROPFIND", "/x").status == 200
+        assert api.lines == ["PROPFIND /x"]
+
+    @pytest.mark.parametrize("url, params, expected", [
+        ("/x", {"a": 1, "b": "ü &"}, "/x?a=1&b=%C3%BC+%26"), ("/x", {"a": [1, 2], "n": None}, "/x?a=1&a=2"),
+        ("/x", [("a", 1), ("a", 2)], "/x?a=1&a=2"), ("/x", "a=1&b=ü", "/x?a=1&b=%C3%BC"),
+        ("/x?z=0", {"a": 1}, "/x?z=0&a=1"), ("/x#part", {"a": 1}, "/x?a=1"), ("/x", {}, "/x"), ("/x", None, "/x"),
+    ], ids=["dict", "list-value", "pairs", "text", "existing-query", "fragment", "empty", "none"])  # fmt: skip
+    def test_params_become_the_query(self, url, params, expected, session, api):
+        session.get(url, params)
+        session.post(url, params=params)
+        assert api.lines == [f"GET {expected}", f"POST {expected}"]
+
+    @pytest.mark.parametrize("value", [{"a": "ü"}, {}, [], 0, False, "text"], ids=repr)
+    def test_json_is_sent_as_json(self, value, session, api):
+        session.post("/x", json=value)
+        assert api.seen[0].headers["Content-Type"] == "application/json"
+        assert json.loads(api.seen[0].get_data()) == value
+
+    FORM, OCTETS = "application/x-www-form-urlencoded", "application/octet-stream"
+
+    @pytest.mark.parametrize("make, body, kind", [
+        (lambda: {"a": 1, "b": ["x", "y"], "n": None}, b"a=1&b=x&b=y", FORM),
+        (lambda: [("a", 1), ("a", "ü")], b"a=1&a=%C3%BC", FORM),
+        (lambda: "ü", "ü".encode(), "text/plain; charset=utf-8"), (lambda: b"\0\xff", b"\0\xff", OCTETS),
+        (lambda: bytearray(b"ab"), b"ab", OCTETS), (lambda: io.BytesIO(b"file" * 50000), b"file" * 50000, OCTETS),
+        (lambda: (b"%d," % n for n in range(3)), b"0,1,2,", OCTETS), (lambda: None, b"", None),
+    ], ids=["dict", "pairs", "str", "bytes", "bytearray", "file", "generator", "none"])  # fmt: skip
+    def test_data_of_each_kind_arrives(self, make, body, kind, session, api):
+        session.post("/x", make())
+        session.put("/x", make(), headers={"content-type": "text/x-own"})
+
+        assert [request.get_data() for request in api.seen] == [body, body]
+        assert [request.headers.get("Content-Type") for request in api.seen] == [kind, "text/x-own"]
+
+    def test_a_file_on_disk_is_sent_from_where_it_stands(self, session, api, tmp_path):
+        path = tmp_path / "body"
+        path.write_bytes(b"0123456789")
+        with open(path, "rb") as file:
+            file.seek(4)
+            session.put("/x", file)
+        assert api.seen[0].get_data() == b"456789"
+
+    def test_headers_of_the_call_go_over_those_of_the_session(self, auth, api):
+        session = auth.session(base_url=api.url, headers={"X-Both": "session", "X-Gone": "1", "User-Agent": "acme/1"})
+
+        session.get("/1", headers={"x-both": "call", "x-gone": None, "X-Number": 5})
+        session.headers["X-Later"] = "yes"
+        session.get("/2")
+
+        first, second = (request.headers for request in api.seen)
+        assert (first["X-Both"], first["X-Number"]) == ("call", "5")
+        assert "X-Gone" not in first and "X-Later" not in first
+        assert (second["X-Both"], second["X-Gone"], second["X-Later"]) == ("session", "1", "yes")
+        assert first["User-Agent"] == auth.seen[0].headers["User-Agent"] == "acme/1"
+        assert "X-Both" not in auth.seen[0].headers
+
+    def test_the_user_agent_names_the_module_and_its_version(self, session, auth, api):
+        session.get("/")
+        session.open("/").close()
+        name = f"oauth_session/{oauth_session.__version__}"
+        assert [request.headers["User-Agent"] for request in auth.seen + api.seen] == [name] * 3
+
+    def test_headers_replaced_as_a_whole_reach_the_token_endpoint_too(self, session, auth, api):
+        session.headers = {"User-Agent": "acme/2"}
+        session.get("/")
+        assert api.seen[0].headers["User-Agent"] == "acme/2"
+        assert auth.seen[0].headers["User-Agent"] == "acme/2"
+
+    @pytest.mark.parametrize("base, url, expected", [
+        ("/v1", "users", "/v1/users"), ("/v1", "/users", "/v1/users"), ("/v1/", "users", "/v1/users"),
+        ("/v1/", "/users", "/v1/users"), ("/v1", "", "/v1"), ("/v1", "?q=1", "/v1?q=1"), ("", "", "/"), ("", "x", "/x"),
+        ("/v1", "a:b/c", "/v1/a:b/c"), ("/v1", "x?u=http://a.example/", "/v1/x?u=http://a.example/"),
+        ("/v1", "a b/ü?q=ö ä&p=%20", "/v1/a%20b/%C3%BC?q=%C3%B6%20%C3%A4&p=%20"), ("/v 1", "x", "/v%201/x"),
+        ("/v1", "x#part", "/v1/x"),
+    ])  # fmt: skip
+    def test_what_is_not_absolute_is_appended_to_base_url(self, base, url, expected, auth, api):
+        session = auth.session(base_url=api.url + base)
+        session.get(url)
+        session.open(url).close()
+        assert api.lines == [f"GET {expected}"] * 2
+
+    def test_an_absolute_url_is_taken_as_it_is(self, auth, api):
+        auth.session(base_url=api.url + "/v1").get(api.url + "/elsewhere")
+        assert api.lines == ["GET /elsewhere"]
+
+    @pytest.mark.parametrize("url", ["//host/x", "//", "/x"], ids=repr)
+    def test_a_url_without_scheme_or_base_is_refused(self, url, auth, api):
+        base = api.url if url.startswith("//") else None
+        session = auth.session(base_url=base)
+        for call in (session.get, session.open):
+            with pytest.raises(ValueError, match="url"):
+                call(url)
+        assert auth.seen == api.seen == []
+
+    @pytest.mark.parametrize("name", ["base_url", "origins"])
+    def test_a_name_beyond_ascii_is_sent_as_idna(self, name, auth, other):
+        proxy = urllib.request.ProxyHandler({"http": other.url})  # stands for the network
+        session = auth.session(handlers=[proxy], allow_http=True, **{name: "http://bücher.example/"})
+
+        session.get("http://BÜCHER.example/ä")
+        session.get("http://xn--bcher-kva.example/b")
+
+        assert [request.host for request in other.seen] == ["xn--bcher-kva.example"] * 2
+        assert other.bearers == [f"Bearer {TOKEN}-1"] * 2
+
+    # Settings, and where they come from
+
+    def test_a_subclass_holds_the_defaults(self):
+        session = AcmeSession(CLIENT, SECRET)
+        assert (session.token_url, session.base_url) == (AcmeSession.token_url, AcmeSession.base_url)
+        assert (session.scope, session.headers, session.timeout) == ("company", {"X-Company": "acme"}, 7.5)
+
+    def test_changing_the_headers_of_one_session_leaves_the_class_alone(self):
+        AcmeSession(CLIENT, SECRET).headers["X-Own"] = "1"
+        assert AcmeSession(CLIENT, SECRET).headers == {"X-Company": "acme"}
+
+    def test_an_explicit_argument_goes_before_the_class(self, auth, api):
+        session = auth.session(kind=AcmeSession, base_url=api.url, headers={"X-Own": "1"})
+        session.get("/")
+        assert asked(auth.seen[0])["scope"] == "read"
+        assert ("X-Company" in api.seen[0].headers, api.seen[0].headers["X-Own"]) == (False, "1")
+
+    def test_an_explicit_none_switches_a_default_off(self, auth, api):
+        session = auth.session(CLIENT, SECRET, None, kind=AcmeSession, base_url=None, headers=None, timeout=None)
+        session.get(api.url)
+        assert asked(auth.seen[0]) == {"grant_type": "client_credentials"}
+        assert (session.base_url, session.headers, session.timeout) == (None, {}, None)
+
+    def test_an_explicit_source_silences_the_credentials_of_the_class(self, api):
+        source, fetched = source_of(TOKEN)
+        with AcmeSession(source=source, base_url=api.url) as session:
+            session.get("/")
+        assert session.source is source and fetched == [TOKEN]
+        assert api.bearers == [f"Bearer {TOKEN}"]
+
+    def test_explicit_credentials_silence_a_source_of_the_class(self, auth, api):
+        kind = type("Sourced", (OAuthSession,), {"source": source_of("from-the-class")[0]})
+        auth.session(kind=kind).get(api.url)
+        assert api.bearers == [f"Bearer {TOKEN}-1"]
+
+    @pytest.mark.parametrize("how", [staticmethod(lambda: SECRET), lambda self: SECRET], ids=["staticmethod", "method"])
+    def test_a_secret_of_the_class_may_be_a_callable(self, how, auth, api):
+        kind = type("Rotating", (OAuthSession,), {"client_secret": how, "client_id": CLIENT, "token_url": auth.url})
+        with kind(base_url=api.url) as session:
+            session.get("/")
+        sent = base64.b64decode(auth.seen[0].headers["Authorization"][6:]).decode()
+        assert urllib.parse.unquote(sent) == f"{CLIENT}:{SECRET}"
+
+    @pytest.mark.parametrize("name", [
+        "client_id", "client_secret", "scope", "token_url", "auth_method", "audience", "resource", "token_params",
+        "refresh_before",
+    ])  # fmt: skip
+    def test_a_source_contradicts_each_credential(self, name):
+        value = {"token_url": "https://auth.example", "refresh_before": 5.0, "token_params": {"a": "b"}}.get(name, "x")
+        with pytest.raises(ValueError, match=name):
+            OAuthSession(source=source_of(TOKEN)[0], **{name: value})
+
+    @pytest.mark.parametrize("scope", ["read", ["read", "write"]], ids=["text", "list"])
+    @pytest.mark.parametrize("order", [order for order in itertools.permutations(range(4)) if order[3] != 3], ids=str)
+    def test_arguments_in_the_wrong_order_are_told_the_right_one(self, order, scope):
+        values = (CLIENT, SECRET, scope, "https://auth.example/token")
+        with pytest.raises((ValueError, TypeError), match="client_id, client_secret, scope, token_url") as caught:
+            OAuthSession(*(values[place] for place in order))
+        assert_no_secret(caught.value)
+
+    @pytest.mark.parametrize("given", [
+        (), (CLIENT,), (CLIENT, SECRET), (CLIENT, SECRET, "read"), (None, SECRET, None, "https://a.example"),
+    ], ids=len)  # fmt: skip
+    def test_a_missing_argument_is_told_the_order(self, given):
+        with pytest.raises(ValueError, match="client_id, client_secret, scope, token_url") as caught:
+            OAuthSession(*given)
+        assert_no_secret(caught.value)
+
+    ENVIRONMENT = {
+        "OAUTH_CLIENT_ID": CLIENT, "OAUTH_CLIENT_SECRET": SECRET, "OAUTH_TOKEN_URL": "https://auth.example/token",
+    }  # fmt: skip
+
+    def test_from_env_reads_each_variable(self, auth, api, monkeypatch):
+        more = {
+            "TOKEN_URL": auth.url, "SCOPE": "a b", "AUDIENCE": "aud", "RESOURCE": "https://r.example",
+            "BASE_URL": api.url, "AUTH_METHOD": "client_secret_post", "CLIENT_SECRET_FILE": "",
+        }  # fmt: skip
+        environ = {**self.ENVIRONMENT, **{"OAUTH_" + name: value for name, value in more.items()}}
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+
+        with OAuthSession.from_env() as session:
+            session.get("/x")
+
+        assert api.lines == ["GET /x"]
+        assert asked(auth.seen[0]) == {
+            "grant_type": "client_credentials", "scope": "a b", "audience": "aud", "resource": "https://r.example",
+            "client_id": CLIENT, "client_secret": SECRET,
+        }  # fmt: skip
+
+    def test_from_env_takes_a_prefix_a_mapping_and_arguments(self):
+        environ = {name.replace("OAUTH", "ACME"): value for name, value in self.ENVIRONMENT.items()}
+        session = OAuthSession.from_env("ACME_", environ, scope="own", client_id="other", timeout=3.0)
+        assert (session.client_id, session.scope, session.timeout) == ("other", "own", 3.0)
+
+    def test_an_empty_variable_counts_as_unset(self):
+        session = OAuthSession.from_env(environ={**self.ENVIRONMENT, "OAUTH_SCOPE": "", "OAUTH_BASE_URL": ""})
+        kept = AcmeSession.from_env(environ={**self.ENVIRONMENT, "OAUTH_SCOPE": ""})
+        assert (session.scope, session.base_url, kept.scope) == (None, None, "company")
+
+    @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"], ids=["none", "lf", "crlf"])
+    def test_a_secret_file_is_read_again_for_each_fetch_without_its_last_newline(self, end, auth, api, tmp_path):
+        path = tmp_path / "secret"
+        path.write_bytes(b"old" + end)
+        environ = {"OAUTH_CLIENT_ID": CLIENT, "OAUTH_CLIENT_SECRET_FILE": str(path), "OAUTH_TOKEN_URL": auth.url}
+
+        with OAuthSession.from_env(environ=environ, auth_method="client_secret_post") as session:
+            session.get(api.url)
+            path.write_bytes("neü".encode() + end)
+            session.source.clear()
+            session.get(api.url)
+
+        assert [asked(request)["client_secret"] for request in auth.seen] == ["old", "neü"]
+
+    @pytest.mark.parametrize("variable, value", [
+        ("CLIENT_ID", None), ("CLIENT_SECRET", None), ("TOKEN_URL", None), ("TOKEN_URL", "http://auth.example/"),
+        ("TOKEN_URL", "not a url"), ("CLIENT_SECRET", SECRET + "\n"), ("CLIENT_SECRET_FILE", "/no/such/file"),
+        ("CLIENT_SECRET_FILE", __file__), ("AUTH_METHOD", "magic"), ("RESOURCE", "no-uri"), ("BASE_URL", "no-url"),
+        ("SCOPE", "a\nb"),
+    ], ids=lambda value: str(value)[:12])  # fmt: skip
+    def test_errors_of_from_env_name_the_variable(self, variable, value):
+        environ = {**self.ENVIRONMENT, "OAUTH_" + variable: value}
+        if variable == "CLIENT_SECRET_FILE" and value != __file__:
+            del environ["OAUTH_CLIENT_SECRET"]
+        with pytest.raises(ValueError, match="OAUTH_" + variable) as caught:
+            OAuthSession.from_env(environ={name: value for name, value in environ.items() if value is not None})
+        assert_no_secret(caught.value)
+
+    @pytest.mark.parametrize("name", [
+        "client_id", "client_secret", "scope", "token_url", "base_url", "auth_method", "audience", "resource",
+        "token_params", "context", "handlers", "refresh_before", "origins", "allow_http", "source",
+    ])  # fmt: skip
+    def test_a_setting_is_fixed_once_the_session_is_made(self, name):
+        session = AcmeSession(CLIENT, SECRET)
+        with pytest.raises(AttributeError, match=name):
+            setattr(session, name, "x")
+
+    WORDS = {"verify": "context=", "proxies": "ProxyHandler", "stream": "open", "allow_redirects": "handlers="}
+
+    @pytest.mark.parametrize("name", WORDS)
+    def test_what_requests_calls_otherwise_says_what_to_write_here(self, name, session, auth, api):
+        for call in (session.get, session.post, session.delete, AcmeSession):
+            with pytest.raises(TypeError, match=name) as caught:
+                call("/", **{name: False})
+            assert self.WORDS[name] in str(caught.value)
+        with pytest.raises(TypeError, match="nonsense"):
+            session.get("/", nonsense=1)
+        assert auth.seen == api.seen == []
+
+    @pytest.mark.parametrize("url", ["file:///etc/hosts", "ftp://127.0.0.1/x", "data:text/plain,x", "file:/etc/hosts"])
+    def test_other_schemes_are_refused(self, url, auth, api):
+        session = auth.session()
+        for call in (session.get, session.open, lambda url: session.open(urllib.request.Request(url))):
+            with pytest.raises(ValueError, match="url"):
+                call(url)
+        assert auth.seen == []
+
+    def test_no_text_of_a_session_shows_a_secret(self, session):
+        session.get("/")
+        for one in (session, session.source, session.opener):
+            assert_no_secret(one, repr(vars(session)))
+        assert CLIENT in repr(session) and session.access_token == f"{TOKEN}-1"
+
+    def test_the_token_is_fetched_once_for_all(self, session, auth, api):
+        assert session.access_token == session.source.token().access_token == f"{TOKEN}-1"
+        assert session.source.authorization() == f"Bearer {TOKEN}-1"
+        session.get("/")
+        assert len(auth.seen) == 1
+
+    def test_a_closed_session_can_be_used_again(self, auth, api):
+        with auth.session(base_url=api.url) as session:
+            session.get("/1")
+        session.close()
+        assert session.get("/2").ok
+        assert (len(auth.seen), len(api.seen)) == (1, 2)
+
+    # open, install
+
+    def test_open_reads_nothing_ahead(self, session, api):
+        gate = threading.Event()
+
+        def events():
+            yield b"first\n"
+            yield b"second\n" if gate.wait(10) else b"too late\n"
+
+        api.will(200, {}, events())
+        with session.open("/events") as answer:
+            first = answer.readline()
+            gate.set()
+            rest = answer.read()
+        assert (first, rest) == (b"first\n", b"second\n")
+        assert "gzip" not in api.seen[0].headers["Accept-Encoding"]
+
+    @pytest.mark.parametrize("status", [200, 201, 204, 304, 400, 404, 500])
+    def test_open_raises_http_error_unless_2xx(self, status, session, api):
+        api.will(status, {"X-A": "1"}, b"" if status in (204, 304) else b"body")
+        if status < 300:
+            with session.open("/") as answer:
+                assert (answer.status, answer.headers["x-a"]) == (status, "1")
+            return
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            session.open("/")
+        with caught.value as error:
+            assert (error.code, error.headers["x-a"], error.read()) == (status, "1", b"" if status == 304 else b"body")
+
+    def test_open_takes_a_request_and_data_as_urllib_does(self, session, api):
+        request = urllib.request.Request(api.url + "/r", headers={"X-A": "1"}, method="PUT")
+        session.headers.update({"X-A": "session", "X-B": "2"})
+
+        session.open(request, b"data", timeout=5).close()
+        session.open("/s", b"data").close()
+
+        assert api.lines == ["PUT /r", "POST /s"]
+        assert [one.get_data() for one in api.seen] == [b"data"] * 2
+        assert [one.headers["X-A"] + one.headers["X-B"] for one in api.seen] == ["12", "session2"]
+
+    @pytest.fixture
+    def urllib_restored(self):
+        yield
+        urllib.request.install_opener(None)
+
+    def test_install_serves_urlopen_inside_the_origins_only(self, session, api, other, tmp_path, urllib_restored):
+        path = tmp_path / "file"
+        path.write_bytes(b"from disk")
+
+        session.install()
+        for url in (api.url, other.url, api.alias):
+            urllib.request.urlopen(url, timeout=5).close()
+        with urllib.request.urlopen(path.as_uri()) as file, urllib.request.urlopen("data:,x") as data:
+            texts = file.read(), data.read()
+
+        assert (api.bearers, other.bearers) == ([f"Bearer {TOKEN}-1", None], [None])
+        assert texts == (b"from disk", b"x")
+
+    def test_install_needs_origins(self, auth):
+        with pytest.raises(ValueError, match="base_url or origins"):
+            auth.session().install()
+
+    def test_a_call_without_a_time_out_gets_that_of_the_session(self, auth, urllib_restored):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            session = auth.session(base_url=f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.2)
+            session.install()
+            session.access_token
+            for call in (session.get, session.open, session.opener.open, urllib.request.urlopen):
+                with pytest.raises(urllib.error.URLError, match="timed out"):
+                    call(session.base_url)
+            with pytest.raises(urllib.error.URLError, match="timed out"):
+                auth.session(timeout=None).get(session.base_url, timeout=0.2)
+
+
+class TestResponse:
+    """What the verbs return."""
+
+    def test_it_has_the_names_that_requests_users_know(self, session, api):
+        api.will(201, {"Content-Type": "application/json", "X-A": "1"}, b'{"a": "\xc3\xbc"}')
+        response = session.get("/x?q=1")
+        assert isinstance(response, Response)
+        assert (response.status, response.status_code, response.ok, response.reason) == (201, 201, True, "CREATED")
+        assert (response.url, response.headers["x-a"]) == (api.url + "/x?q=1", "1")
+        assert (response.content, response.text, response.json()) == (b'{"a": "\xc3\xbc"}', '{"a": "ü"}', {"a": "ü"})
+        assert response.raise_for_status() is response
+        assert "201" in repr(response)
+
+    @pytest.mark.parametrize("kind, body, text", [
+        (None, "ü".encode(), "ü"), ("text/plain", "ü".encode(), "ü"), ("text/plain; charset=latin-1", b"\xfc", "ü"),
+        ("text/plain; charset=nonsense", "ü".encode(), "ü"), ("text/plain", b"\xff", "\ufffd"), ("text/plain", b"", ""),
+    ])  # fmt: skip
+    def test_text_goes_by_the_charset(self, kind, body, text, session, api):
+        api.will(200, {"Content-Type": kind} if kind else {}, body)
+        assert session.get("/").text == text
+
+    @pytest.mark.parametrize("body", [
+        b"<html>", b"", b"{", b"\xff\xfe\xff", b"[" * 100_000,
+    ], ids=lambda body: repr(body[:4]))  # fmt: skip
+    def test_json_of_something_else_says_status_and_type(self, body, session, api):
+        api.will(502, {"Content-Type": "text/html"}, body)
+        with pytest.raises(ValueError, match="502") as caught:
+            session.get("/").json()
+        assert "text/html" in str(caught.value)
+
+    @pytest.mark.parametrize("status", [304, 400, 401, 403, 404, 429, 500, 503])
+    def test_a_verb_returns_any_status_and_raise_for_status_raises(self, status, session, api):
+        api.always(status, {"X-A": "1"}, b"" if status == 304 else b"why")
+        response = session.get("/x")
+        assert (response.status, response.ok) == (status, status < 400)
+        if response.ok:
+            assert response.raise_for_status() is response
+            return
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            response.raise_for_status()
+        with caught.value as error:
+            assert (error.code, error.headers["X-A"], error.read(), error.response) == (status, "1", b"why", response)
+            assert isinstance(error, OAuthInvalidToken) == (status == 401)
+
+    def test_a_refused_token_keeps_the_response(self, session, api):
+        api.always(403, {"WWW-Authenticate": 'Bearer error="insufficient_scope", scope="admin"'}, {"why": "scope"})
+        response = session.get("/x")
+        with pytest.raises(OAuthInsufficientScope) as caught:
+            response.raise_for_status()
+        error = caught.value
+        assert (error.response, error.response.json(), error.scope) == (response, {"why": "scope"}, "admin")
+        assert json.loads(error.read()) == {"why": "scope"}
+        assert pickle.loads(pickle.dumps(error)).scope == "admin"
+        assert_no_secret(error, response)
+
+    def test_gzip_is_asked_for_and_undone(self, session, api):
+        api.will(200, {"Content-Encoding": "gzip"}, gzip.compress(b"a" * 9999) + gzip.compress(b"b"))
+        response = session.get("/")
+        assert response.content == b"a" * 9999 + b"b"
+        assert api.seen[0].headers["Accept-Encoding"] == "gzip"
+
+    @pytest.mark.parametrize("headers", [{"Range": "bytes=0-5"}, {"accept-encoding": "gzip"}], ids=["range", "own"])
+    def test_gzip_stays_where_the_caller_rules(self, headers, session, api):
+        packed = gzip.compress(b"a")
+        api.will(200, {"Content-Encoding": "gzip"}, packed)
+        assert session.get("/", headers=headers).content == packed
+        assert api.seen[0].headers["Accept-Encoding"] == headers.get("accept-encoding", "identity")
+
+    @pytest.mark.parametrize("body", [
+        b"plain", gzip.compress(b"abc" * 99)[:-9], gzip.compress(b"a") + b"x",
+    ], ids=["none", "cut", "tail"])  # fmt: skip
+    def test_broken_gzip_is_a_url_error(self, body, session, api):
+        api.will(200, {"Content-Encoding": "gzip"}, body)
+        with pytest.raises(urllib.error.URLError, match="gzip"):
+            session.get("/")
+
+    def test_head_has_headers_and_no_body(self, session, api):
+        api.will(200, {"Content-Encoding": "gzip", "X-A": "1"}, gzip.compress(b"a"))
+        response = session.head("/")
+        assert (response.status, response.headers["X-A"], response.content) == (200, "1", b"")
+
+
+CHALLENGE = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+TLS = """
+-----BEGIN CERTIFICATE-----
+MIIBlzCCAT6gAwIBAgIBATAKBggqhkjOPQQDAjAUMRIwEAYDVQQDDAlsb2NhbGhv
+c3QwIBcNMjAwMTAxMDAwMDAwWhgPMjEyMDAxMDEwMDAwMDBaMBQxEjAQBgNVBAMM
+CWxvY2FsaG9zdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABClUFnzjSQs1kT5b
+L/MwZzjp0sco4VmXY7zHZi6tfg0a7KcFM7sr93EHP3/goJEm5zl/CJ/RLqzwchlv
+G1ycEfOjfzB9MB0GA1UdDgQWBBQPnYa16xR99vFPeQKwhyDamgED/zAfBgNVHSME
+GDAWgBQPnYa16xR99vFPeQKwhyDamgED/zAPBgNVHRMBAf8EBTADAQH/MA4GA1Ud
+DwEB/wQEAwIChDAaBgNVHREEEzARgglsb2NhbGhvc3SHBH8AAAEwCgYIKoZIzj0E
+AwIDRwAwRAIgNlSiDDINYXAQfAU23U1i4IqSJzE7d1yyhmFtfUZiGVcCIAllWUs4
+jJxy2WZJYYcRz0IChnLiMgQYG3mFLHNYvRh9
+-----END CERTIFICATE-----
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgCoOLGPaXzYPSJG9s
+ocXDEveAbnGg7p3rKP1bHTpd6UGhRANCAAQpVBZ840kLNZE+Wy/zMGc46dLHKOFZ
+l2O8x2YurX4NGuynBTO7K/dxBz9/4KCRJuc5fwif0S6s8HIZbxtcnBHz
+-----END PRIVATE KEY-----
+"""  # for loopback, made for these tests, good until 2120
+
+
+class TestHandler:
+    """Which requests get the token, where a redirect may go, what a 401 does."""
+
+    @pytest.mark.parametrize("origin, url, inside", [
+        ("http://api.example", "http://api.example/x", True), ("http://api.example", "http://API.Example/x", True),
+        ("http://API.EXAMPLE/some/path", "http://api.example/", True),
+        ("http://api.example", "http://api.example:80/", True), ("http://api.example:80", "http://api.example?q", True),
+        ("http://api.example", "http://api.example:8080/", False),
+        ("http://api.example:8080", "http://api.example/", False),
+        ("https://api.example", "http://api.example/", False),
+        ("https://api.example:80", "http://api.example:80/", False),
+        ("http://api.example", "http://sub.api.example/", False),
+        ("http://sub.api.example", "http://api.example/", False),
+        ("http://api.example", "http://api.example.evil.example/", False),
+        ("http://api.example", "http://evil-api.example/", False),
+        ("http://api.example", "http://api.example./", False),
+        ("http://api.example", "http://api.example@evil.example/", False),
+        ("http://api.example", "http://evil.example/@api.example/", False),
+        ("http://api.example", "http://evil.example#@api.example/", False),
+        ("http://api.example", "http://evil.example?@api.example/", False),
+        ("http://bücher.example", "http://xn--bcher-kva.example/", True),
+        ("http://bücher.example", "http://bucher.example/", False),
+        ("http://[2001:db8::1]", "http://[2001:DB8::1]:80/", True),
+        ("http://[2001:db8::1]", "http://[2001:db8::2]/", False),
+    ])  # fmt: skip
+    def test_the_token_is_on_a_request_inside_the_origins_only(self, origin, url, inside, other):
+        source, fetched = source_of(TOKEN)
+        network = urllib.request.ProxyHandler({"http": other.url})
+        opener = urllib.request.build_opener(network, OAuthHandler(source, origins=[origin], allow_http=True))
+
+        opener.open(url, timeout=5).close()
+
+        assert other.bearers == ([f"Bearer {TOKEN}"] if inside else [None])
+        assert fetched == ([TOKEN] if inside else [])
+
+    @pytest.mark.parametrize("alias", [False, True], ids=["other-port", "other-name"])
+    def test_a_call_outside_the_origins_is_refused_and_named(self, alias, auth, api, other):
+        session = auth.session(base_url=api.url, origins=["https://more.example"])
+        url = api.alias if alias else other.url
+        for call in (session.get, session.open, lambda url: session.open(urllib.request.Request(url))):
+            with pytest.raises(ValueError, match="origins"):
+                call(url + "/x")
+        assert auth.seen == api.seen == other.seen == []
+
+    def test_origins_widen_what_base_url_allows(self, auth, api, other):
+        session = auth.session(base_url=api.url, origins=other.url + "/any/path")
+        session.get("/x")
+        session.get(other.url)
+        assert api.bearers == other.bearers == [f"Bearer {TOKEN}-1"]
+
+    def test_without_origins_each_url_that_the_caller_names_gets_it(self, auth, api, other):
+        session = auth.session()
+        session.get(api.url)
+        session.get(other.url)
+        assert api.bearers == other.bearers == [f"Bearer {TOKEN}-1"]
+
+    def test_a_bare_opener_is_authorised_and_raises_as_urllib_does(self, api, other):
+        source, fetched = source_of(f"{TOKEN}-1", f"{TOKEN}-2")
+        opener = urllib.request.build_opener(OAuthHandler(source, origins=[api.url]))
+        api.will(401, CHALLENGE)
+        api.will(404)
+        request = urllib.request.Request(api.url + "/x", b"body", {"X-A": "1"})
+
+        with pytest.raises(urllib.error.HTTPError, match="404") as caught:
+            opener.open(request, timeout=5)
+        caught.value.close()
+        opener.open(other.url, timeout=5).close()
+
+        assert api.bearers == [f"Bearer {TOKEN}-1", f"Bearer {TOKEN}-2"]
+        assert [one.get_data() for one in api.seen] == [b"body"] * 2
+        assert (other.bearers, len(fetched), request.has_header("Authorization")) == ([None], 2, False)
+
+    def test_two_handlers_in_one_opener_serve_their_own_origins(self, api, other):
+        handlers = [
+            OAuthHandler(source_of(name)[0], origins=[server.url])
+            for name, server in (("for-api", api), ("for-other", other))
+        ]
+        opener = urllib.request.build_opener(*handlers)
+        opener.open(api.url, timeout=5).close()
+        opener.open(other.url, timeout=5).close()
+        assert (api.bearers, other.bearers) == (["Bearer for-api"], ["Bearer for-other"])
+
+    # Redirects
+
+    BECOMES = {  # status: what GET, POST, PUT and HEAD become
+        301: "GET GET PUT HEAD", 302: "GET GET PUT HEAD", 303: "GET GET GET HEAD", 307: "GET POST PUT HEAD",
+        308: "GET POST PUT HEAD",
+    }  # fmt: skip
+    MATRIX = [
+        (status, method, became)
+        for status, row in BECOMES.items()
+        for method, became in zip(("GET", "POST", "PUT", "HEAD"), row.split())
+    ]
+
+    @staticmethod
+    def redirected(session, api, status, method, location):
+        api.will(status, {"Location": location}, b"" if method == "HEAD" else b"moved")
+        headers = {"X-Own": "1", "Cookie": "a=b", "Accept": "text/x", "Accept-Language": "de", "User-Agent": "me"}
+        body = {"data": b"body"} if method in ("POST", "PUT") else {}
+        return session.request(method, "/from", headers={**headers, "Proxy-Authorization": "Basic x"}, **body)
+
+    @pytest.mark.parametrize("status, method, became", MATRIX)
+    def test_a_redirect_within_the_origin_takes_all_along(self, status, method, became, session, auth, api):
+        response = self.redirected(session, api, status, method, "/to?q=ü".encode().decode("latin-1"))
+
+        kept = became == method and method in ("POST", "PUT")
+        second = api.seen[1]
+        assert (response.status, response.url) == (200, api.url + "/to?q=%C3%BC")
+        assert api.lines == [f"{method} /from", f"{became} /to?q=%C3%BC"]
+        assert api.bearers == [f"Bearer {TOKEN}-1"] * 2
+        assert (second.headers["X-Own"], second.headers["Cookie"], second.headers["Accept"]) == ("1", "a=b", "text/x")
+        assert (second.get_data(), "Content-Type" in second.headers) == ((b"body", True) if kept else (b"", False))
+        assert len(auth.seen) == 1
+
+    @pytest.mark.parametrize("alias", [False, True], ids=["other-port", "other-name"])
+    @pytest.mark.parametrize("status, method, became", MATRIX)
+    def test_a_redirect_to_another_origin_takes_little(self, status, method, became, alias, session, api, other):
+        away = (api.alias if alias else other.url) + "/to"
+        arrived = api.seen if alias else other.seen
+        if became in ("POST", "PUT"):
+            with pytest.raises(urllib.error.HTTPError, match="body") as caught:
+                self.redirected(session, api, status, method, away)
+            assert caught.value.code == status and len(api.seen) == 1 and other.seen == []
+            caught.value.close()
+            return
+
+        response = self.redirected(session, api, status, method, away)
+
+        assert (response.url, len(api.seen) + len(other.seen), arrived[-1].method) == (away, 2, became)
+        headers = arrived[-1].headers
+        assert (headers["Accept"], headers["Accept-Language"], headers["User-Agent"]) == ("text/x", "de", "me")
+        secret = {"authorization", "x-own", "cookie", "content-type", "proxy-authorization"}
+        assert not secret & {name.lower() for name, _ in headers}
+        assert arrived[-1].get_data() == b""
+
+    def test_once_left_the_token_never_comes_back(self, session, api, other):
+        api.will(302, {"Location": other.url})
+        other.will(302, {"Location": api.url + "/back"})
+        api.will(307, {"Location": "/again"})
+
+        assert session.get("/x").ok
+
+        assert api.lines == ["GET /x", "GET /back", "GET /again"]
+        assert (api.bearers, other.bearers) == ([f"Bearer {TOKEN}-1", None, None], [None])
+
+    def test_a_401_outside_costs_no_renewal(self, session, auth, api, other):
+        api.will(302, {"Location": other.url})
+        other.always(401, CHALLENGE)
+        response = session.get("/x")
+        assert (response.status, len(other.seen), len(auth.seen)) == (401, 1, 1)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            response.raise_for_status()
+        assert not isinstance(caught.value, OAuthBearerError)
+
+    def test_between_named_origins_the_token_goes_along(self, auth, api, other):
+        session = auth.session(base_url=api.url, origins=[other.url])
+        api.will(302, {"Location": other.url})
+        session.get("/x", headers={"X-Own": "1"})
+        assert other.bearers == [f"Bearer {TOKEN}-1"] and "X-Own" not in other.seen[0].headers
+
+    def test_a_redirect_loop_ends(self, session, auth, api):
+        api.always(302, {"Location": "/loop"})
+        with pytest.raises(urllib.error.HTTPError, match="redirect") as caught:
+            session.get("/loop")
+        assert (caught.value.code, len(api.seen), len(auth.seen)) == (302, 11, 1)
+
+    @pytest.mark.parametrize("location", [
+        "ftp://127.0.0.1/x", "file:///etc/hosts", "data:,x", "http://a b/", "http://u@127.0.0.1/", "http://[::1/",
+        "http://a:99999/",
+    ])  # fmt: skip
+    def test_a_redirect_to_nowhere_is_an_http_error_that_says_so(self, location, session, api):
+        api.always(302, {"Location": location})
+        for call in (session.get, session.open):
+            with pytest.raises(urllib.error.HTTPError, match="not followed") as caught:
+                call("/x")
+            assert caught.value.code == 302
+        assert len(api.seen) == 2
+
+    def test_a_redirect_from_https_to_http_is_refused(self, auth, api, tmp_path):
+        path = tmp_path / "tls.pem"
+        path.write_text(TLS)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(str(path))
+        with HTTPServer("127.0.0.1", 0, ssl_context=context) as server:
+            server.expect_request("/x").respond_with_data("", 302, {"Location": api.url})
+            trusting = ssl.create_default_context(cafile=str(path))
+            session = auth.session(context=trusting, origins=[api.url, server.url_for("/")])
+            with pytest.raises(urllib.error.HTTPError, match="https to http"):
+                session.get(server.url_for("/x"))
+            session.close()
+        assert api.seen == []
+
+    def test_a_redirect_replays_a_file_from_where_it_stood_and_a_generator_never(self, session, api):
+        file = io.BytesIO(b"0123456789")
+        file.seek(4)
+        api.will(307, {"Location": "/to"})
+        session.put("/x", file)
+        api.will(307, {"Location": "/to"})
+        with pytest.raises(urllib.error.HTTPError, match="body"):
+            session.put("/x", (b"%d" % n for n in range(3)))
+        assert [one.get_data() for one in api.seen] == [b"456789", b"456789", b"012"]
+
+    @pytest.mark.parametrize("status, headers", [
+        (304, {}), (300, {"Location": "/x"}), (302, {}), (305, {"Location": "/x"}),
+    ], ids=str)  # fmt: skip
+    def test_what_names_no_redirect_is_a_response(self, status, headers, session, api):
+        api.will(status, headers)
+        assert session.get("/").status == status
+        assert len(api.seen) == 1
+
+    # The caller's own Authorization
+
+    def test_a_header_of_the_caller_is_left_alone_and_never_replayed(self, session, auth, api, other):
+        api.will(401, CHALLENGE)
+        api.will(302, {"Location": "/same"})
+        api.will(200)
+        api.will(302, {"Location": other.url})
+
+        statuses = [session.get("/x", headers={"authorization": "Basic own"}).status for _ in range(3)]
+
+        assert (statuses, api.bearers, other.bearers) == ([401, 200, 200], ["Basic own"] * 4, [None])
+        assert auth.seen == []
+
+    def test_a_request_used_twice_is_not_taken_for_the_callers(self, session, auth, api, other):
+        request = urllib.request.Request(api.url + "/x")
+        session.open(request).close()
+        assert not request.has_header("Authorization")
+        session.source.clear()
+        session.open(request).close()
+        api.will(404)
+        with pytest.raises(urllib.error.HTTPError):
+            session.open(request)
+        urllib.request.build_opener().open(request, timeout=5).close()
+        assert api.bearers == [f"Bearer {TOKEN}-{n}" for n in (1, 2, 2)] + [None]
+
+    def test_a_request_whose_call_broke_off_is_not_taken_for_the_callers(self, session, auth, api):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            request = urllib.request.Request(f"http://127.0.0.1:{silent.getsockname()[1]}/")
+            open_session = auth.session()
+            with pytest.raises(urllib.error.URLError):
+                open_session.open(request, timeout=0.2)
+        request.full_url = api.url
+        open_session.source.clear()
+        open_session.open(request, timeout=5).close()
+        assert api.bearers == [f"Bearer {TOKEN}-2"]
+
+    # 401
+
+    class Pipe(io.RawIOBase):
+        """A file that can be read once."""
+
+        def __init__(self):
+            self.rest = b"pipe"
+
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            piece, self.rest = self.rest, b""
+            buffer[: len(piece)] = piece
+            return len(piece)
+
+    @staticmethod
+    def standing():
+        file = io.BytesIO(b"0123456789")
+        file.seek(4)
+        return file
+
+    @pytest.mark.parametrize("headers", [
+        CHALLENGE, {}, {"WWW-Authenticate": "Basic realm=x"},
+    ], ids=["challenge", "none", "basic"])  # fmt: skip
+    @pytest.mark.parametrize("make, body", [
+        (lambda: None, b""), (lambda: b"bytes", b"bytes"), (lambda: {"a": 1}, b"a=1"),
+        (lambda: TestHandler.standing(), b"456789"),
+    ], ids=["none", "bytes", "form", "file"])  # fmt: skip
+    def test_a_401_costs_one_renewal_and_one_replay(self, make, body, headers, session, auth, api):
+        api.will(401, headers)
+
+        response = session.post("/x", make(), headers={"X-A": "1"})
+
+        assert response.status == 200
+        assert api.bearers == [f"Bearer {TOKEN}-1", f"Bearer {TOKEN}-2"]
+        assert [one.get_data() for one in api.seen] == [body, body]
+        assert [one.headers["X-A"] for one in api.seen] == ["1", "1"]
+        assert [asked(one) for one in auth.seen] == [{"grant_type": "client_credentials", "scope": "read"}] * 2
+
+    @pytest.mark.parametrize("make, body", [
+        (lambda: iter([b"once"]), b"once"), (lambda: TestHandler.Pipe(), b"pipe"),
+    ], ids=["generator", "pipe"])  # fmt: skip
+    def test_a_body_that_is_gone_is_never_replayed(self, make, body, session, api):
+        api.will(401, CHALLENGE)
+        assert session.post("/x", make()).status == 401
+        assert [one.get_data() for one in api.seen] == [body]
+
+    def test_a_lack_of_scope_is_not_cured_by_another_token(self, session, auth, api):
+        api.will(401, {"WWW-Authenticate": 'Bearer error="insufficient_scope", scope="admin"'})
+        with pytest.raises(OAuthInsufficientScope) as caught:
+            session.open("/x")
+        assert (caught.value.status, caught.value.scope) == (401, "admin")
+        assert (len(api.seen), len(auth.seen)) == (1, 1)
+
+    def test_the_same_token_again_is_not_replayed(self, session, auth, api):
+        auth.always(200, {}, {"access_token": TOKEN, "expires_in": 3600})
+        api.will(401, CHALLENGE)
+        assert session.get("/x").status == 401
+        assert (len(api.seen), len(auth.seen)) == (1, 2)
+
+    def test_an_api_that_answers_401_for_ever_costs_one_renewal(self, session, auth, api):
+        api.always(401, CHALLENGE, b"no")
+        for _ in range(5):
+            assert session.get("/x").status == 401
+        with pytest.raises(OAuthInvalidToken) as caught:
+            session.open("/x")
+        assert (caught.value.read(), caught.value.url, caught.value.error) == (b"no", api.url + "/x", "invalid_token")
+        assert (len(auth.seen), api.bearers) == (2, [f"Bearer {TOKEN}-1"] + [f"Bearer {TOKEN}-2"] * 6)
+        assert_no_secret(caught.value)
+
+    def test_a_401_after_a_redirect_is_replayed_where_it_happened(self, session, auth, api):
+        api.will(307, {"Location": "/to"})
+        api.will(401, CHALLENGE)
+        assert session.post("/from", b"body").ok
+        assert api.lines == ["POST /from", "POST /to", "POST /to"]
+        assert api.bearers == [f"Bearer {TOKEN}-{n}" for n in (1, 1, 2)]
+
+    def test_a_redirect_after_a_replay_ends_in_the_second_401(self, session, auth, api):
+        api.will(401, CHALLENGE)
+        api.will(307, {"Location": "/to"})
+        api.will(401, CHALLENGE)
+        assert session.get("/from").status == 401
+        assert (api.lines, len(auth.seen)) == (["GET /from", "GET /from", "GET /to"], 2)
+
+    def test_a_renewal_that_fails_has_the_401_as_its_cause(self, session, auth, api):
+        session.get("/warm")
+        auth.will(400, {}, {"error": "invalid_grant"})
+        api.will(401, CHALLENGE)
+        with pytest.raises(OAuthInvalidGrant) as caught:
+            session.get("/x")
+        cause = caught.value.__cause__
+        assert (type(cause), cause.status, cause.url) == (OAuthInvalidToken, 401, api.url + "/x")
+        assert (len(api.seen), len(auth.seen)) == (2, 2)
+        assert_no_secret(caught.value)
+
+    LACK, TOO_LONG = "insufficient_scope", "a" * 50000
+
+    @pytest.mark.parametrize("status, lines, kind, error, scope, realm", [
+        (401, [], OAuthInvalidToken, None, None, None), (401, ["Bearer"], OAuthInvalidToken, None, None, None),
+        (401, ['Bearer realm="r", error="invalid_token"'], OAuthInvalidToken, "invalid_token", None, "r"),
+        (401, ["bEARER ERROR=invalid_token,REALM = r"], OAuthInvalidToken, "invalid_token", None, "r"),
+        (401, ['Basic realm="b", Bearer realm="r", error="e"'], OAuthInvalidToken, "e", None, "r"),
+        (401, ['Bearer realm="r", error="e", Basic realm="b"'], OAuthInvalidToken, "e", None, "r"),
+        (401, ["Negotiate abc==", 'Bearer realm="r"'], OAuthInvalidToken, None, None, "r"),
+        (401, ["Bearer", 'Bearer error="e"'], OAuthInvalidToken, "e", None, None),
+        (401, [r'Bearer realm="a, Basic \"b\" = c", error="e"'], OAuthInvalidToken, "e", None, 'a, Basic "b" = c'),
+        (401, ['Digest realm="Bearer error=insufficient_scope"'], OAuthInvalidToken, None, None, None),
+        (401, ['Bearer realm="open, error="x'], OAuthInvalidToken, ..., None, ...),
+        (401, ['"', ",,,", "=", "Bearer error=", 'Bearer "a" b c'], OAuthInvalidToken, ..., None, None),
+        (401, ['Bearer realm="' + TOO_LONG + '", error="e"'], OAuthInvalidToken, ..., None, ...),
+        (401, ['Bearer a="' + "\\" * 8000, "a=" * 9000, '"' * 30000], OAuthInvalidToken, None, None, None),
+        (403, ['Bearer error="insufficient_scope", scope="a b"'], OAuthInsufficientScope, LACK, "a b", None),
+        (403, ["Bearer realm=r"], OAuthInsufficientScope, None, None, "r"), (403, [], None, None, None, None),
+        (403, ["Basic realm=r"], None, None, None, None),
+        (400, ['Bearer error="invalid_request"'], OAuthBearerError, "invalid_request", None, None),
+        (400, [], None, None, None, None), (404, ['Bearer error="invalid_token"'], None, None, None, None),
+    ], ids=lambda value: str(value)[:40])  # fmt: skip
+    def test_a_challenge_becomes_its_exception(self, status, lines, kind, error, scope, realm, session, api):
+        api.otherwise = lambda request: (status, [("WWW-Authenticate", line) for line in lines], b"body")
+        begin = time.monotonic()
+
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            session.open("/x")
+
+        found = caught.value
+        assert time.monotonic() - begin < 5
+        assert (found.code, found.read(), len(str(found)) < 2000) == (status, b"body", True)
+        assert type(found) is (kind or urllib.error.HTTPError)
+        if kind is not None:
+            for expected, value in ((error, found.error), (scope, found.scope), (realm, found.realm)):
+                assert value == expected or (expected is ... and (value is None or len(value) < 1000))
+        assert_no_secret(found)
+
+    @pytest.mark.parametrize("status", [400, 401, 403])
+    def test_an_api_that_echoes_the_token_reveals_nothing(self, status, session, api):
+        def echo(request):
+            token = request.headers["Authorization"][7:]
+            line = f'Bearer realm="{token}", error="{token}", error_description="{token}", scope="x {token}"'
+            return f"{status} {token}", [("WWW-Authenticate", line), ("X-Echo", token)], token.encode()
+
+        api.otherwise = echo
+        with pytest.raises(OAuthBearerError) as caught:
+            session.open("/x")
+        with pytest.raises(OAuthBearerError) as raised:
+            session.get("/x").raise_for_status()
+        assert_no_secret(caught.value, raised.value)
+        assert "***" in caught.value.realm
+
+    def test_a_refused_redirect_that_echoes_the_token_reveals_nothing(self, session, api):
+        api.otherwise = lambda request: (302, [("Location", "ftp://x/" + request.headers["Authorization"][7:])], b"")
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            session.get("/x")
+        assert_no_secret(caught.value)
+
+    # Proxies
+
+    @pytest.mark.parametrize("how", ["environment", "handler"])
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+    def test_plain_http_to_loopback_never_goes_to_a_proxy(self, host, how, auth, api, other, monkeypatch):
+        settings = {"handlers": [urllib.request.ProxyHandler({"http": other.url})]} if how == "handler" else {}
+        if how == "environment":
+            monkeypatch.setenv("http_proxy", other.url)
+        session = auth.session(**settings)
+        api.will(401, CHALLENGE)
+        api.will(307, {"Location": "/to"})
+
+        assert session.post(api.url.replace("127.0.0.1", host), b"body").ok
+
+        assert (len(auth.seen), len(api.seen), other.seen) == (2, 3, [])
+
+    def test_a_bare_opener_keeps_the_token_for_loopback_from_the_proxy(self, api, other, monkeypatch):
+        monkeypatch.setenv("http_proxy", other.url)
+        opener = urllib.request.build_opener(OAuthHandler(source_of(TOKEN)[0], origins=[api.url]))
+        opener.open(api.url, timeout=5).close()
+        assert other.bearers in ([], [None])
+
+    def test_a_replay_through_a_proxy_stays_on_it(self, auth, other):
+        network = urllib.request.ProxyHandler({"http": other.url})
+        session = auth.session(handlers=[network], allow_http=True)
+        other.will(401, CHALLENGE)
+        assert session.get("http://api.example/x?q=1").ok
+        assert other.lines == ["GET http://api.example/x?q=1"] * 2
+        assert other.bearers == [f"Bearer {TOKEN}-1", f"Bearer {TOKEN}-2"]
+
+
+class TestInput:
+    """What is wrong is refused before any I/O, naming the argument."""
+
+    URL = "https://x.example"
+
+    @pytest.mark.parametrize("name, value, kind", [
+        ("client_id", "", ValueError), ("client_id", 5, (ValueError, TypeError)), ("client_id", "a\nb", ValueError),
+        ("client_secret", "", ValueError), ("client_secret", b"bytes", TypeError),
+        ("client_secret", SECRET + "\n", ValueError), ("client_secret", SECRET + "\0", ValueError),
+        ("client_secret", SECRET + "\ud800", ValueError), ("scope", 5, TypeError), ("scope", [1], TypeError),
+        ("scope", b"a", TypeError), ("scope", {"a": 1}, TypeError), ("scope", "a\r\nb", ValueError),
+        ("token_url", "auth.example/token", ValueError), ("token_url", 5, TypeError),
+        ("token_url", "http://auth.example", ValueError), ("token_url", "http://localhost.example", ValueError),
+        ("token_url", "http://127.0.0.1.example", ValueError), ("token_url", "http://127.1", ValueError),
+        ("token_url", "https://u:p@auth.example", ValueError), ("token_url", "https://a\\b.example", ValueError),
+        ("token_url", "https://a%2eb", ValueError), ("token_url", "https://a\r\nb", ValueError),
+        ("token_url", URL + "#f", ValueError), ("token_url", "https://", ValueError),
+        ("token_url", "ftp://a.example", ValueError), ("token_url", "https://a:0", ValueError),
+        ("base_url", "/v1", ValueError), ("base_url", URL + "?q", ValueError),
+        ("base_url", "http://a.example", ValueError), ("base_url", 5, TypeError), ("origins", "a.example", ValueError),
+        ("origins", 5, TypeError), ("origins", [None], TypeError), ("auth_method", "magic", ValueError),
+        ("auth_method", "none", ValueError), ("audience", 5, TypeError), ("resource", "relative", ValueError),
+        ("resource", "https://a#b", ValueError), ("resource", 5, TypeError), ("token_params", "a=b", TypeError),
+        ("token_params", 5, TypeError), ("token_params", {"a": {}}, TypeError),
+        ("headers", "X-A: 1", (ValueError, TypeError)), ("headers", 5, (ValueError, TypeError)),
+        ("timeout", 0, ValueError), ("timeout", -1, ValueError), ("timeout", float("nan"), ValueError),
+        ("timeout", "5", TypeError), ("timeout", True, TypeError), ("context", True, TypeError),
+        ("handlers", [5], TypeError), ("handlers", [int], TypeError),
+        ("handlers", [urllib.request.HTTPSHandler], ValueError), ("refresh_before", -1, ValueError),
+        ("refresh_before", "5", TypeError), ("refresh_before", float("nan"), ValueError),
+        ("source", lambda: Token(TOKEN), TypeError),
+    ], ids=lambda value: ascii(value)[:28])  # fmt: skip
+    def test_a_bad_argument_is_named(self, name, value, kind, auth):
+        settings = {"client_id": CLIENT, "client_secret": SECRET, "token_url": auth.url, name: value}
+        with pytest.raises(kind, match=name) as caught:
+            OAuthSession(**({"source": value} if name == "source" else settings))
+        assert_no_secret(caught.value)
+        assert auth.seen == []
+
+    def test_an_https_handler_is_told_of_context(self):
+        with pytest.raises(ValueError, match="context="):
+            OAuthSession(CLIENT, SECRET, None, self.URL, handlers=[urllib.request.HTTPSHandler()])
+
+    @pytest.mark.parametrize("make, word", [
+        (lambda: TokenSource(5), "fetch"), (lambda: OAuthHandler(5, ["https://a.example"]), "source"),
+        (lambda: OAuthHandler(source_of(TOKEN)[0], []), "origins"),
+        (lambda: OAuthHandler(source_of(TOKEN)[0], None), "origins"),
+        (lambda: OAuthHandler(source_of(TOKEN)[0], ["http://a.example"]), "origins"),
+    ], ids=["fetch", "source", "no-origins", "none", "http"])  # fmt: skip
+    def test_the_parts_name_their_arguments_too(self, make, word):
+        with pytest.raises((TypeError, ValueError), match=word):
+            make()
+
+    @pytest.mark.parametrize("options, word", [
+        ({"data": b"a", "json": {}}, "data and json"), ({"data": 5}, "data"), ({"data": io.StringIO("text")}, "binary"),
+        ({"json": float("nan")}, "JSON"), ({"json": object()}, "JSON"), ({"timeout": 0}, "timeout"),
+        ({"timeout": "5"}, "timeout"), ({"method": ""}, "method"), ({"method": "GET /x"}, "method"),
+        ({"method": "GÉT"}, "method"), ({"url": 5}, "url"), ({"url": b"/x"}, "url"), ({"headers": {"": "1"}}, "header"),
+        ({"headers": {"X A": "1"}}, "header"), ({"headers": {"X:": "1"}}, "header"),
+        ({"headers": {"Xé": "1"}}, "header"), ({"headers": {"X": "€"}}, "header"),
+        ({"headers": {"Content-Length": "3"}, "data": b"ab"}, "Content-Length"),
+        ({"headers": {"Transfer-Encoding": "gzip"}, "data": b"ab"}, "Transfer-Encoding"),
+    ], ids=lambda value: ascii(value)[:40])  # fmt: skip
+    def test_a_call_that_makes_no_sense_sends_nothing(self, options, word, session, auth, api):
+        with pytest.raises((ValueError, TypeError), match=word):
+            session.request(**{"method": "POST", "url": "/x", **options})
+        assert (auth.seen, api.seen) == ([], [])
+
+    @pytest.mark.parametrize("bad", ["\r", "\n", "\r\n", "\0", "\r\nX-Evil: 1\r\n\r\n"], ids=ascii)
+    @pytest.mark.parametrize("place", [
+        "method", "name", "value", "session value", "user agent", "user agent of a token", "path", "query", "host",
+        "start", "opened", "opened header",
+    ])  # fmt: skip
+    def test_a_line_end_or_nul_sends_nothing_anywhere(self, place, bad, auth, api):
+        session = auth.session(origins=[api.url])
+        request = urllib.request.Request(api.url + "/x")
+        act = {
+            "method": lambda: session.request("GET" + bad, api.url),
+            "name": lambda: session.get(api.url, headers={"X-A" + bad: "1"}),
+            "value": lambda: session.get(api.url, headers={"X-A": "1" + bad}),
+            "session value": lambda: session.headers.update({"X-A": "1" + bad}) or session.get(api.url),
+            "user agent": lambda: session.headers.update({"User-Agent": "1" + bad}) or session.get(api.url),
+            "user agent of a token": lambda: session.headers.update({"User-Agent": "1" + bad}) or session.access_token,
+            "path": lambda: session.get(api.url + "/x" + bad + "y"),
+            "query": lambda: session.get(api.url + "/x?a=" + bad + "y"),
+            "host": lambda: session.get(api.url + bad + "/x"),
+            "start": lambda: session.get(bad + api.url),
+            "opened": lambda: session.open(api.url + "/x" + bad + "y"),
+            "opened header": lambda: request.add_header("X-A", "1" + bad) or session.open(request),
+        }[place]
+        with pytest.raises(ValueError):
+            act()
+        assert (auth.seen, api.seen) == ([], [])
+
+    def test_a_bare_opener_sends_no_line_end_either(self, api):
+        source, fetched = source_of(TOKEN)
+        opener = urllib.request.build_opener(OAuthHandler(source, origins=[api.url]))
+        bad = urllib.request.Request(api.url, headers={"X-A": "1\r\nX-Evil: 1"})
+        with pytest.raises(ValueError):
+            opener.open(bad, timeout=5)
+        assert (fetched, api.seen) == ([], [])
+
+        opener.open(api.url, timeout=5).close()  # from now on it holds a token
+        with pytest.raises(ValueError):
+            opener.open(bad, timeout=5)
+        assert (fetched, api.lines) == ([TOKEN], ["GET /"])
+
+
+PATIENCE = 30.0  # seconds; a wait that takes longer fails its test
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no os.fork")
+
+# -- Kit: clock, scripted fetches, crowds of threads, raw sockets -----------------------------------------------------
+
+
+class Clock:
+    """Stands in for the `time` module: moves only by hand, wall and monotonic also apart."""
+
+    def __init__(self):
+        self.wall, self.steady, self.sleeps, self.threads = float(2**30), 1024.0, [], set(threading.enumerate())
+
+    def time(self):
+        return self.wall
+
+    def monotonic(self):
+        return self.steady
+
+    def sleep(self, seconds):
+        self.sleeps.append(seconds)
+        self.move(seconds)
+
+    def move(self, wall, steady=None):
+        self.wall, self.steady = self.wall + wall, self.steady + (wall if steady is None else steady)
+
+    def settle(self):
+        """Wait until the background renewals have landed."""
+        for thread in set(threading.enumerate()) - self.threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), f"{thread.name} does not end"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    hands = Clock()
+    monkeypatch.setattr(oauth_session, "time", hands)
+    return hands
+
+
+class Script:
+    """A fetch callable that plays its steps in turn, the last one for ever: a life in seconds, a Token, an error."""
+
+    def __init__(self, clock, *steps):
+        self.clock, self.steps, self.calls = clock, steps, 0
+
+    def __call__(self):
+        self.calls += 1
+        step = self.steps[min(self.calls, len(self.steps)) - 1]
+        number, step = self.calls, step() if callable(step) else step
+        if isinstance(step, BaseException):
+            raise step
+        return step if isinstance(step, Token) else Token(
+            f"token-{number}", expires_at=None if step is None else self.clock.wall + step)
+
+
+class Gate:
+    """A step of a Script that is entered, and waits to be let go."""
+
+    def __init__(self, result):
+        self.result, self.entered, self.go = result, threading.Event(), threading.Event()
+
+    def __call__(self):
+        self.entered.set()
+        assert self.go.wait(PATIENCE), "the gate was never opened"
+        return self.result
+
+    def reached(self):
+        assert self.entered.wait(PATIENCE), "the fetch never began"
+
+
+class Crowd:
+    """Threads that all begin at once; what each returned or raised is in the results."""
+
+    def __init__(self, count, action):
+        self.results, self.barrier = [], threading.Barrier(count)
+        self.threads = [threading.Thread(target=self._run, args=(action,), daemon=True) for _ in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    def _run(self, action):
+        try:
+            self.barrier.wait(PATIENCE)
+            self.results.append(action())
+        except BaseException as error:
+            self.results.append(error)
+
+    def wait_inside(self, count):
+        """Wait until so many of the threads are blocked in a lock below oauth_session.py."""
+        end = time.monotonic() + PATIENCE
+        while sum(map(self._blocked, self.threads)) != count:
+            assert time.monotonic() < end, "the threads do not wait for the flight"
+            threading.Event().wait(0.002)
+
+    @staticmethod
+    def _blocked(thread):
+        frame, below, files = sys._current_frames().get(thread.ident), False, []
+        while frame is not None:
+            files.append(frame.f_code.co_filename)
+            if frame.f_code is threading.Event.wait.__code__ and frame.f_locals["self"].is_set():
+                return False  # it is about to wake up
+            frame = frame.f_back
+        return files[:1] == [threading.__file__] and oauth_session.__file__ in files
+
+    def finish(self):
+        for thread in self.threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), "a caller does not come back"
+        return self.results
+
+
+class Server:
+    """A raw-socket server. Each request gets the next answer, the last one for ever; all that came is recorded.
+
+    An answer is bytes; a 1-tuple of bytes, after which it hangs up; None, to hang up at once; or a callable that gets
+    the socket and returns one of these.
+    """
+
+    def __init__(self, *answers, tls=None):
+        self.answers, self.tls, self.requests, self.accepted = answers, tls, [], 0
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.listener.settimeout(0.02)
+        self.sockets, self.threads, self.closing = [], [], threading.Event()
+        self.place = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        self.url = ("https://" if tls else "http://") + self.place
+
+    def __enter__(self):
+        self.threads.append(threading.Thread(target=self._accept, daemon=True))
+        self.threads[0].start()
+        return self
+
+    def __exit__(self, *_):
+        self.closing.set()
+        self.threads[0].join(PATIENCE)
+        for sock in self.sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self.threads:
+            thread.join(PATIENCE)
+        self.listener.close()
+
+    def _accept(self):
+        while not self.closing.is_set():
+            with contextlib.suppress(socket.timeout):
+                sock, _ = self.listener.accept()
+                self.accepted += 1
+                self.threads.append(threading.Thread(target=self._serve, args=(sock,), daemon=True))
+                self.threads[-1].start()
+
+    def _serve(self, sock):
+        sock.settimeout(PATIENCE)
+        self.sockets.append(sock)
+        try:
+            if self.tls:
+                sock = self.tls.wrap_socket(sock, server_side=True)
+                self.sockets.append(sock)
+            while self._answer(sock):
+                pass
+        except OSError:
+            pass
+        finally:
+            sock.close()
+
+    def _answer(self, sock):
+        request = b""
+        while not self.complete(request):
+            more = sock.recv(65536)
+            if not more:
+                return False
+            request += more
+        self.requests.append(request)
+        answer = self.answers[min(len(self.requests), len(self.answers)) - 1]
+        answer = answer(sock) if callable(answer) else answer
+        sock.sendall((answer or b"") if isinstance(answer, (bytes, type(None))) else answer[0])
+        return isinstance(answer, bytes)
+
+    @staticmethod
+    def complete(request):
+        head, end, body = request.partition(b"\r\n\r\n")
+        if b"\r\nTransfer-Encoding: chunked" in head:
+            return body.endswith(b"0\r\n\r\n")
+        length = head.partition(b"\r\nContent-Length: ")[2].partition(b"\r\n")[0]
+        return bool(end) and len(body) >= int(length or 0)
+
+
+def drip(data, forever=b""):
+    """An answer that comes byte by byte, and then repeats `forever` until the client gives up."""
+    def send(sock):
+        for at in itertools.chain(range(len(data)), itertools.count() if forever else ()):
+            sock.sendall(data[at:at + 1] or forever[at % len(forever):][:1])
+            threading.Event().wait(0.01)
+        return None
+    return send
+
+
+def flood(data, forever):
+    """An answer that never ends, as fast as the client takes it."""
+    def send(sock):
+        sock.sendall(data)
+        while True:
+            sock.sendall(forever)
+    return send
+
+
+def reset(sock):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return None
+
+
+def page(status="200 OK", body=b"", *headers):
+    lines = ["HTTP/1.1 " + status, "Content-Length: %d" % len(body), *headers]
+    return "\r\n".join(lines).encode("utf-8") + b"\r\n\r\n" + body
+
+
+def grant(**fields):
+    return page("200 OK", json.dumps({"access_token": "t-1", "token_type": "Bearer", **fields}).encode())
+
+
+def assert_hidden(error, *secrets, log=""):
+    """Nothing that a person may see of an exception, its causes or the log holds a secret."""
+    texts = [log] + (traceback.format_exception(type(error), error, error.__traceback__) if error else [])
+    while error is not None:
+        texts += [str(error), repr(error), repr(vars(error)), repr(getattr(error, "headers", None) and error.headers.items())]
+        with contextlib.suppress(TypeError, AttributeError, pickle.PicklingError):
+            texts.append(pickle.dumps(error).decode("latin-1"))
+        error = error.__cause__ or error.__context__
+    for secret in secrets:
+        for text in texts:
+            assert secret not in text, f"{secret!r} shows in {text!r}"
+
+
+# -- TokenSource: keeps the token, renews it, one fetch at a time -----------------------------------------------------
+
+YEAR = 365 * 86400.0
+AGES = [  # life, due after, expired after; all of them exact in binary, apart from 0.9
+    (1.0, 0.5, 0.9), (10.0, 5.0, 9.0), (60.0, 30.0, 54.0), (300.0, 150.0, 290.0), (3600.0, 3300.0, 3590.0),
+    (YEAR, YEAR - 300, YEAR - 10), (None, 3300.0, 3590.0)]
+MOMENTS = [
+    pytest.param(life, passed, seen, id=f"life {life} {name}")
+    for life, due, expired in AGES
+    for name, passed, seen in [
+        ("at the start", 0.0, "fresh"), ("before due", due - 0.001, "fresh"), ("at due", due, "due"),
+        ("before expired", expired - 0.001, "due"), ("at expired", expired + (0.001 if life == 1 else 0), "expired"),
+        ("long after", expired * 3, "expired")]]
+SEEN = {"fresh": ("token-1", 1), "due": ("token-1", 2), "expired": ("token-2", 2)}  # token served, fetches by then
+SICK = oauth_session.OAuthServerError("it is sick", status=500)
+
+
+def busy(seconds):
+    return oauth_session.OAuthTemporarilyUnavailable("it is busy", status=503, retry_after=seconds)
+
+
+def due_source(clock, *steps):
+    """A source whose token-1 has just become due, and the Script that goes on with these steps."""
+    script = Script(clock, 3600, *steps)
+    source = TokenSource(script)
+    assert source.token().access_token == "token-1"
+    clock.move(3300)
+    return source, script
+
+
+def look(source, script, clock):
+    served = source.token().access_token
+    clock.settle()
+    return served, script.calls
+
+
+class TestTokenSource:
+    """Who keeps the token: three ages, one flight, pauses, and nobody disturbed."""
+
+    @pytest.mark.parametrize("life, passed, seen", MOMENTS)
+    def test_three_ages_have_exact_boundaries(self, clock, life, passed, seen):
+        script = Script(clock, life, 3600)
+        source = TokenSource(script)
+        source.token()
+        clock.move(passed)
+
+        assert look(source, script, clock) == SEEN[seen]
+
+    @pytest.mark.parametrize("before, passed, seen", [
+        (0, 3589.9, "fresh"), (0, 3590, "expired"), (60, 3539.9, "fresh"), (60, 3540, "due"),
+        (1800, 1800, "due"), (99999, 1799.9, "fresh"), (99999, 1800, "due")])
+    def test_refresh_before_moves_the_due_point_up_to_half_of_the_life(self, clock, before, passed, seen):
+        script = Script(clock, 3600, 3600)
+        source = TokenSource(script, refresh_before=before)
+        source.token()
+        clock.move(passed)
+
+        assert look(source, script, clock) == SEEN[seen]
+
+    @pytest.mark.parametrize("refresh_in, passed, seen", [
+        (100, 99.9, "fresh"), (100, 100, "due"), ("100.0", 100, "due"), (3500, 3499.9, "fresh"), (3500, 3500, "due"),
+        (9999, 3589.9, "fresh"), (9999, 3590, "expired"), (-1, 3299.9, "fresh"), (0, 3299.9, "fresh"),
+        ("x", 3300, "due"), (float("nan"), 3300, "due"), (True, 3299.9, "fresh"), ([], 3300, "due")])
+    def test_refresh_in_moves_the_due_point_if_it_makes_sense(self, clock, refresh_in, passed, seen):
+        answer = Token("token-1", expires_at=clock.wall + 3600, raw={"refresh_in": refresh_in})
+        script = Script(clock, answer, 3600)
+        source = TokenSource(script)
+        source.token()
+        clock.move(passed)
+
+        assert look(source, script, clock) == SEEN[seen]
+
+    @pytest.mark.parametrize("wall, steady, seen", [
+        (3600, 0, "expired"), (0, 3600, "expired"), (3590, -1, "expired"), (-7200, 3590, "expired"),
+        (-3600, 3299, "fresh"), (-3600, 3300, "due"), (3300, 0, "due"), (3299, 3000, "fresh")],
+        ids=["suspended", "wall stands", "frozen", "set back, expired", "set back", "set back, due", "frozen, due", "apart"])
+    def test_the_clock_that_says_more_decides(self, clock, wall, steady, seen):
+        script = Script(clock, 3600, 3600)
+        source = TokenSource(script)
+        source.token()
+        clock.move(wall, steady)
+
+        assert look(source, script, clock) == SEEN[seen]
+
+    @pytest.mark.parametrize("step", [3600.0, -3600.0], ids=["forward", "back"])
+    def test_a_clock_that_is_set_costs_at_most_one_fetch(self, clock, step):
+        script = Script(clock, 3600)
+        source = TokenSource(script)
+        source.token()
+        clock.move(step, 0)
+
+        for _ in range(1000):
+            look(source, script, clock)
+            clock.move(1)
+
+        assert script.calls == (2 if step > 0 else 1)
+
+    @pytest.mark.parametrize("life, due", [(1, 0.5), (10, 5), (60, 30), (300, 150), (3600, 3300), (None, 3300)])
+    def test_the_number_of_fetches_follows_the_life_and_not_the_calls(self, clock, life, due):
+        script = Script(clock, life)
+        source = TokenSource(script)
+
+        for _ in range(1000):
+            look(source, script, clock)
+            clock.move(due / 50)
+
+        assert script.calls == 20
+
+    def test_authorization_is_the_value_of_a_header(self, clock):
+        source = TokenSource(Script(clock, Token("abc", token_type="bEARER")))
+
+        assert source.authorization() == "Bearer abc"
+
+    def test_32_threads_that_start_cold_cost_one_fetch(self, clock):
+        gate = Gate(3600)
+        script = Script(clock, gate)
+        crowd = Crowd(32, TokenSource(script).token)
+        crowd.wait_inside(32)
+
+        gate.go.set()
+
+        assert {one.access_token for one in crowd.finish()} == {"token-1"}
+        assert script.calls == 1
+
+    def test_32_threads_get_one_error_and_each_its_own_copy(self, clock):
+        gate = Gate(oauth_session.OAuthInvalidScope("no such scope", error="invalid_scope", status=400))
+        script = Script(clock, gate)
+        crowd = Crowd(32, TokenSource(script).token)
+        crowd.wait_inside(32)
+
+        gate.go.set()
+        errors = crowd.finish()
+
+        assert {(type(one), one.error, one.status) for one in errors} == {
+            (oauth_session.OAuthInvalidScope, "invalid_scope", 400)}
+        assert len({id(one) for one in errors}) == 32
+        assert script.calls == 1
+
+    def test_due_token_is_served_while_one_thread_renews(self, clock):
+        gate = Gate(3600)
+        source, script = due_source(clock, gate)
+
+        served = {one.access_token for one in Crowd(32, source.token).finish()}
+        gate.reached()
+
+        assert (served, script.calls) == ({"token-1"}, 2)
+        gate.go.set()
+        clock.settle()
+        assert look(source, script, clock) == ("token-2", 2)
+
+    def test_failed_renewal_disturbs_nobody_and_backs_off(self, clock, caplog):
+        source, script = due_source(clock, SICK, SICK, SICK, 3600)
+
+        for tries, pause in [(2, 1), (3, 2), (4, 4)]:
+            assert look(source, script, clock) == ("token-1", tries)
+            clock.move(pause * 0.3)
+            assert look(source, script, clock) == ("token-1", tries), "no pause"
+            clock.move(pause * 0.7)
+
+        assert [look(source, script, clock)[1] for _ in range(3)] == [5, 5, 5]
+        assert source.token().access_token == "token-5"
+        assert [one.levelname for one in caplog.records] == ["WARNING"] * 3
+
+    def test_error_of_a_background_renewal_never_reaches_a_caller(self, clock):
+        gate = Gate(SICK)
+        source, script = due_source(clock, gate, 3600)
+        clock.move(289)
+        source.token()
+        gate.reached()
+        clock.move(1)
+        crowd = Crowd(8, source.token)
+        crowd.wait_inside(8)
+
+        gate.go.set()
+
+        assert {one.access_token for one in crowd.finish()} == {"token-3"}
+        assert script.calls == 3
+
+    def test_after_a_failed_renewal_an_expired_token_is_fetched_at_once(self, clock):
+        source, script = due_source(clock, SICK, 3600)
+        clock.move(289.9)
+        look(source, script, clock)
+        clock.move(0.2)
+
+        assert look(source, script, clock) == ("token-3", 3)
+
+    def test_expired_token_is_never_handed_out(self, clock):
+        source, script = due_source(clock, SICK)
+        clock.move(290)
+
+        for wait in range(40):
+            with pytest.raises(oauth_session.OAuthServerError):
+                source.token()
+            clock.move(wait)
+
+    def test_pauses_double_from_the_second_failure_in_a_row_up_to_a_minute(self, clock):
+        script = Script(clock, SICK)
+        source = TokenSource(script)
+        with pytest.raises(OAuthError):
+            source.token()
+
+        for calls, pause in enumerate([1, 2, 4, 8, 16, 32, 60, 60, 60], 2):
+            with pytest.raises(OAuthError):
+                source.token()
+            clock.move(pause * 0.3)
+            with pytest.raises(oauth_session.OAuthServerError, match="it is sick"):
+                source.token()
+            assert script.calls == calls
+            clock.move(pause * 0.7)
+
+    def test_pauses_have_jitter(self, clock):
+        lengths = []
+        for _ in range(12):
+            script = Script(clock, SICK)
+            source, steps = TokenSource(script), 0
+            while script.calls < 3:
+                with pytest.raises(OAuthError):
+                    source.token()
+                clock.move(1 / 64)
+                steps += 1
+            lengths.append(steps)
+
+        assert len(set(lengths)) > 1
+        assert 66 >= max(lengths)
+
+    @pytest.mark.parametrize("asked, pause", [(7, 7), (120, 120), (300, 300), (1e9, 300)])
+    @pytest.mark.parametrize("ends", ["wall", "monotonic"])
+    def test_retry_after_is_a_pause_by_either_clock_of_at_most_300_seconds(self, clock, asked, pause, ends):
+        script = Script(clock, busy(asked), 3600)
+        source = TokenSource(script)
+        with pytest.raises(OAuthError):
+            source.token()
+        hand = {"wall": lambda by: clock.move(by, 0), "monotonic": lambda by: clock.move(-1, by)}[ends]
+
+        hand(pause - 0.5)
+        for _ in range(3):
+            with pytest.raises(oauth_session.OAuthTemporarilyUnavailable, match="it is busy"):
+                source.token()
+        assert script.calls == 1
+
+        hand(0.5)
+        assert look(source, script, clock) == ("token-2", 2)
+
+    def test_retry_after_of_a_renewal_spaces_attempts_and_then_fails_callers_at_once(self, clock):
+        source, script = due_source(clock, busy(300), 3600)
+
+        assert look(source, script, clock) == ("token-1", 2)
+        clock.move(289)
+        assert look(source, script, clock) == ("token-1", 2)
+        clock.move(10)
+        with pytest.raises(oauth_session.OAuthTemporarilyUnavailable):
+            source.token()
+        assert script.calls == 2
+        clock.move(1)
+        assert look(source, script, clock) == ("token-3", 3)
+
+    def test_success_ends_the_row_of_failures(self, clock):
+        script = Script(clock, SICK, SICK, 10, SICK, 10)
+        source = TokenSource(script)
+        for _ in range(2):
+            with pytest.raises(OAuthError):
+                source.token()
+        clock.move(1)
+        source.token()
+        clock.move(10)
+        with pytest.raises(OAuthError):
+            source.token()
+
+        assert look(source, script, clock) == ("token-5", 5)
+
+    def test_clear_ends_a_pause(self, clock):
+        script = Script(clock, busy(300), 3600)
+        source = TokenSource(script)
+        with pytest.raises(OAuthError):
+            source.token()
+
+        source.clear()
+
+        assert look(source, script, clock) == ("token-2", 2)
+
+    def test_clear_in_the_middle_of_a_flight_begins_a_new_epoch(self, clock):
+        gate = Gate(Token("of-the-old-epoch", expires_at=clock.wall + 3600))
+        script = Script(clock, gate, 3600)
+        source = TokenSource(script)
+        crowd = Crowd(4, source.token)
+        gate.reached()
+        crowd.wait_inside(4)
+
+        source.clear()
+        fresh = source.token()
+        gate.go.set()
+
+        assert {one.access_token for one in crowd.finish()} == {"of-the-old-epoch"}
+        assert fresh.access_token == source.token().access_token == "token-2"
+        assert script.calls == 2
+
+    @pytest.mark.parametrize("result", [busy(300), Token("of-the-old-epoch")], ids=["error", "token"])
+    def test_result_of_an_older_epoch_counts_for_nothing_in_the_new_one(self, clock, result):
+        gate = Gate(result)
+        script = Script(clock, gate, 3600)
+        source = TokenSource(script)
+        crowd = Crowd(2, source.token)
+        crowd.wait_inside(2)
+        source.clear()
+        gate.go.set()
+        crowd.finish()
+
+        assert look(source, script, clock) == ("token-2", 2)
+
+    def test_reject_returns_the_current_token_if_it_is_another_one(self, clock):
+        script = Script(clock, 3600)
+        source = TokenSource(script)
+        source.token()
+
+        assert source.reject("an-older-one").access_token == "token-1"
+        assert script.calls == 1
+
+    def test_reject_fetches_if_the_current_one_is_another_but_expired(self, clock):
+        script = Script(clock, 3600)
+        source = TokenSource(script)
+        source.token()
+        clock.move(3590)
+
+        assert source.reject("an-older-one").access_token == "token-2"
+
+    @pytest.mark.parametrize("form", [str, Token], ids=["as str", "as Token"])
+    def test_reject_of_the_current_token_costs_one_fetch_for_all_threads(self, clock, form):
+        gate = Gate(3600)
+        script = Script(clock, 3600, gate)
+        source = TokenSource(script)
+        source.token()
+        crowd = Crowd(16, lambda: source.reject(form("token-1")))
+        crowd.wait_inside(16)
+
+        meanwhile = source.token().access_token
+        gate.go.set()
+
+        assert {one.access_token for one in crowd.finish()} == {"token-2"}
+        assert (meanwhile, script.calls) == ("token-1", 2)
+
+    @pytest.mark.parametrize("wall, steady, fetched", [
+        (59.9, 59.9, False), (60, 60, True), (60, 0, True), (-3600, 60, True), (-3600, 59.9, False)])
+    @pytest.mark.parametrize("second", ["failed", "same"])
+    def test_reject_forces_one_fetch_a_minute_if_it_failed_or_gave_the_same(self, clock, wall, steady, fetched, second):
+        same = Token("token-1", expires_at=clock.wall + 7200)
+        script = Script(clock, same, SICK if second == "failed" else same, 3600)
+        source = TokenSource(script)
+        source.token()
+        with contextlib.suppress(oauth_session.OAuthServerError):
+            assert source.reject("token-1") == same
+        clock.move(wall, steady)
+
+        answer = source.reject("token-1").access_token
+
+        assert (answer, script.calls) == (("token-3", 3) if fetched else ("token-1", 2))
+
+    def test_api_that_refuses_every_token_costs_one_forced_fetch_a_minute(self, clock):
+        script = Script(clock, 3600)
+        source = TokenSource(script)
+        for _ in range(600):
+            source.reject(source.token())
+            clock.move(1)
+
+        assert script.calls == 11  # the first, and one in each of ten minutes
+
+    def test_reject_returns_the_same_token_in_a_pause(self, clock):
+        source, script = due_source(clock, busy(100), 3600)
+        look(source, script, clock)
+        clock.move(99)
+
+        assert source.reject("token-1").access_token == "token-1"
+        clock.move(1)
+        assert source.reject("token-1").access_token == "token-3"
+
+    def test_reject_joins_the_renewal_under_way(self, clock):
+        gate = Gate(3600)
+        source, script = due_source(clock, gate)
+        source.token()
+        gate.reached()
+        crowd = Crowd(4, lambda: source.reject("token-1"))
+        crowd.wait_inside(4)
+
+        gate.go.set()
+
+        assert {one.access_token for one in crowd.finish()} == {"token-2"}
+        assert script.calls == 2
+
+    def test_same_token_again_is_used_to_its_end_and_asked_for_twice(self, clock):
+        same = Token("the-same", expires_at=clock.wall + 3600)
+        script = Script(clock, same)
+        source = TokenSource(script)
+        calls = {}
+        for second in range(3600):
+            assert look(source, script, clock)[0] == "the-same"
+            calls[script.calls] = calls.get(script.calls, second)
+            clock.move(1)
+
+        assert calls == {1: 0, 2: 3300, 3: 3590}
+        with pytest.raises(oauth_session.OAuthMalformedResponse, match="expired before it arrived"):
+            source.token()
+
+    def test_same_token_with_a_new_expiry_is_kept_until_that_one(self, clock):
+        later = Token("token-1", expires_at=clock.wall + 7200)
+        script = Script(clock, 3600, later, 3600)
+        source = TokenSource(script)
+        source.token()
+        clock.move(3300)
+        look(source, script, clock)
+
+        clock.move(3889)
+        assert look(source, script, clock) == ("token-1", 2)
+        clock.move(1)
+        assert look(source, script, clock) == ("token-3", 3)
+
+    @pytest.mark.parametrize("wall, steady", [(40, 0), (0, 40), (-3600, 40)], ids=["wall", "monotonic", "set back"])
+    def test_flight_of_a_frozen_process_is_dead_and_its_late_result_is_not_kept(self, clock, wall, steady):
+        gate = Gate(Token("late", expires_at=clock.wall + 99999))
+        script = Script(clock, gate, 3600)
+        source = TokenSource(script)
+        crowd = Crowd(1, source.token)
+        gate.reached()
+        clock.move(wall, steady)
+
+        taken = source.token().access_token
+        gate.go.set()
+
+        assert [one.access_token for one in crowd.finish()] == ["late"]
+        assert taken == source.token().access_token == "token-2"
+        assert script.calls == 2
+
+    def test_late_failure_of_a_dead_flight_is_no_pause(self, clock):
+        gate = Gate(busy(300))
+        script = Script(clock, gate, 10, 3600)
+        source = TokenSource(script)
+        crowd = Crowd(1, source.token)
+        gate.reached()
+        clock.move(40)
+        source.token()
+        gate.go.set()
+        crowd.finish()
+        clock.move(10)
+
+        assert look(source, script, clock) == ("token-3", 3)
+
+    def test_process_stopped_in_a_renewal_beyond_the_tokens_life_fetches_afresh(self, clock):
+        gate = Gate(SICK)
+        source, script = due_source(clock, gate, 3600)
+        source.token()
+        gate.reached()
+        clock.move(86400, 0)
+
+        assert source.token().access_token == "token-3"
+        gate.go.set()
+        clock.settle()
+        assert look(source, script, clock) == ("token-3", 3)
+
+    @pytest.mark.parametrize("wall, steady", [(61, 61), (61, 0), (0, 61)])
+    def test_token_that_expired_before_it_arrived_is_refused(self, clock, wall, steady):
+        answer = Token("stale", expires_at=clock.wall + 60)
+        script = Script(clock, lambda: clock.move(wall, steady) or answer, 3600)
+        source = TokenSource(script)
+
+        with pytest.raises(oauth_session.OAuthMalformedResponse, match="expired before it arrived"):
+            source.token()
+
+        assert look(source, script, clock) == ("token-2", 2)
+
+    def test_token_in_its_last_tenth_on_arrival_serves_all_of_its_flight(self, clock):
+        gate = Gate(Token("nearly-over", expires_at=clock.wall + 30))
+        script = Script(clock, gate, 3600)
+        source = TokenSource(script)
+        crowd = Crowd(8, source.token)
+        crowd.wait_inside(8)
+        clock.move(28)
+
+        gate.go.set()
+
+        assert {one.access_token for one in crowd.finish()} == {"nearly-over"}
+        assert look(source, script, clock) == ("token-2", 2)
+
+
+    @pytest.mark.parametrize("step", [-3600, 1800], ids=["back", "forward"])
+    def test_wall_clock_set_in_the_middle_of_a_token_request_does_not_prolong_the_token(self, clock, step):
+        with Server(lambda sock: clock.move(step, 1) or grant(expires_in=3600), grant(access_token="t-2")) as server:
+            source = TokenSource(credentials(server))
+            source.token()
+            clock.move(3589.5)
+            second = source.token()
+
+        assert (second.access_token, len(server.requests)) == ("t-2", 2)
+
+    @pytest.mark.parametrize("step", [-3600, 1800], ids=["back", "forward"])
+    def test_wall_clock_set_between_two_tries_costs_no_error_and_prolongs_nothing(self, clock, step):
+        with Server(lambda sock: clock.move(step, 1) or page("503 Busy"), grant(expires_in=3600), grant()) as server:
+            source = TokenSource(credentials(server))
+            first = source.token()
+            clock.move(0, 3599)
+            source.token()
+
+        assert (first.access_token, len(server.requests)) == ("t-1", 3)
+
+    def test_32_threads_at_a_sick_endpoint_cost_one_flight_of_three_tries(self, clock):
+        gate = Gate(page("503 Busy", b"", "Retry-After: 1"))
+        with Server(lambda sock: gate()) as server:
+            crowd = Crowd(32, TokenSource(credentials(server)).token)
+            gate.reached()
+            crowd.wait_inside(31)
+            gate.go.set()
+            errors = crowd.finish()
+
+        assert [type(one) for one in errors] == [oauth_session.OAuthTemporarilyUnavailable] * 32
+        assert (len(server.requests), len({id(one) for one in errors})) == (3, 32)
+
+    def test_after_a_ctrl_c_in_the_leader_one_waiter_takes_over(self, clock):
+        gate = Gate(KeyboardInterrupt())
+        script = Script(clock, gate, 3600)
+        source = TokenSource(script)
+        crowd = Crowd(8, source.token)
+        crowd.wait_inside(8)
+
+        gate.go.set()
+        results = crowd.finish()
+
+        assert sorted(type(one).__name__ for one in results) == ["KeyboardInterrupt"] + ["Token"] * 7
+        assert script.calls == 2
+
+    def test_waiters_take_over_only_once(self, clock):
+        gates = Gate(KeyboardInterrupt()), Gate(KeyboardInterrupt())
+        script = Script(clock, *gates, 3600)
+        source = TokenSource(script)
+        crowd = Crowd(8, source.token)
+        crowd.wait_inside(8)
+        gates[0].go.set()
+        gates[1].reached()
+        crowd.wait_inside(7)
+
+        gates[1].go.set()
+        results = crowd.finish()
+
+        assert sorted(type(one).__name__ for one in results) == ["KeyboardInterrupt"] * 2 + ["OAuthError"] * 6
+        assert script.calls == 2
+        assert look(source, script, clock) == ("token-3", 3)
+
+    def test_ctrl_c_in_a_forced_fetch_is_no_reason_to_wait_a_minute(self, clock):
+        script = Script(clock, 3600, KeyboardInterrupt(), 3600)
+        source = TokenSource(script)
+        source.token()
+        with pytest.raises(KeyboardInterrupt):
+            source.reject("token-1")
+
+        assert source.reject("token-1").access_token == "token-3"
+
+    @pytest.mark.parametrize("use", [TokenSource.token, TokenSource.authorization, lambda source: source.reject("x")],
+                             ids=["token", "authorization", "reject"])
+    def test_fetch_that_uses_its_own_source_gets_an_error_and_no_deadlock(self, clock, use):
+        source = TokenSource(lambda: use(source))
+
+        results = Crowd(1, source.token).finish()
+
+        assert [type(one) for one in results] == [OAuthError]
+
+    def test_log_handler_that_uses_the_source_gets_an_error_and_no_deadlock(self, clock):
+        source = TokenSource(lambda: Token.from_response({"access_token": "abc", "expires_in": "nonsense"}))
+        seen = []
+
+        class Handler(logging.Handler):
+            def emit(self, record):
+                try:
+                    seen.append(source.token())
+                except OAuthError as error:
+                    seen.append(error)
+
+        logger, handler = logging.getLogger("oauth_session"), Handler()
+        logger.addHandler(handler)
+        try:
+            results = Crowd(1, source.token).finish()
+        finally:
+            logger.removeHandler(handler)
+
+        assert [one.access_token for one in results] == ["abc"]
+        assert [type(one) for one in seen] == [OAuthError]
+
+    @pytest.mark.parametrize("step, then", [(3600, "token-2"), (SICK, "token-1")], ids=["renewed", "failed"])
+    def test_where_no_thread_can_be_started_the_caller_renews_and_is_served(self, clock, monkeypatch, step, then):
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+        source, script = due_source(clock, step)
+        monkeypatch.setattr(threading.Thread, "start", start)
+
+        first, second = source.token().access_token, source.token().access_token
+
+        assert (first, second, script.calls) == ("token-1", then, 2)
+
+    def test_a_calls_own_timeout_bounds_its_wait_and_the_flight_goes_on(self, clock):
+        gate = Gate(3600)
+        script = Script(clock, gate)
+        source = TokenSource(script)
+        with Server(page()) as api, OAuthSession(source=source) as session:
+            with pytest.raises(oauth_session.OAuthTransportError):
+                session.get(api.url, timeout=0.1)
+            crowd = Crowd(4, source.token)
+            crowd.wait_inside(4)
+            gate.go.set()
+
+            assert {one.access_token for one in crowd.finish()} == {"token-1"}
+            assert (script.calls, api.requests) == (1, [])
+
+    @pytest.mark.parametrize("answer", [None, "text", {"access_token": "x"}])
+    def test_fetch_that_returns_no_token_is_a_type_error_and_nothing_is_kept(self, clock, answer):
+        script = Script(clock, 3600)
+        answers = iter([answer])
+        source = TokenSource(lambda: next(answers, None) if script.calls else (script(), answer)[1])
+
+        with pytest.raises(TypeError):
+            source.token()
+
+    @needs_fork
+    def test_child_of_a_fork_in_the_middle_of_a_fetch_works_by_itself(self, clock):
+        gate = Gate(3600)
+        script = Script(clock, gate, 3600)
+        source = TokenSource(script)
+        crowd = Crowd(1, source.token)
+        gate.reached()
+
+        def child():
+            return source.token().access_token == source.reject("other").access_token == "token-2"
+
+        assert forked(child) == 0
+        gate.go.set()
+        assert [one.access_token for one in crowd.finish()] == ["token-1"]
+        assert look(source, script, clock) == ("token-1", 1)
+
+    def test_program_ends_at_once_during_a_renewal_and_prints_nothing(self):
+        done = program("""
+            import threading, time
+            from oauth_session import Token, TokenSource
+            begun, calls = threading.Event(), []
+            def fetch():
+                calls.append(1)
+                if len(calls) > 1:
+                    begun.set()
+                    threading.Event().wait(600)
+                return Token("abc", expires_at=time.time() + 3600, raw={"refresh_in": 1e-9})
+            source = TokenSource(fetch)
+            print(source.token().access_token, source.token().access_token, begun.wait(30))
+        """)
+
+        assert done == (0, b"abc abc True\n", b"")
+
+
+def forked(action):
+    """Run the action in a forked child; the exit status is 0 if it returned True."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python 3.12 warns of a fork with threads, which is the point here
+        process = os.fork()
+    if not process:
+        signal.alarm(int(PATIENCE))
+        try:
+            os._exit(0 if action() is True else 1)
+        finally:
+            os._exit(2)
+    return os.waitpid(process, 0)[1]
+
+
+def program(text):
+    """Run a program with warnings as errors; return exit status, output, errors."""
+    import textwrap
+
+    path = os.path.dirname(os.path.abspath(oauth_session.__file__))
+    done = subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(text)], timeout=2 * PATIENCE,
+                          env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return done.returncode, done.stdout.replace(b"\r", b""), done.stderr
+
+
+# -- ClientCredentials: how one token is obtained ---------------------------------------------------------------------
+
+QUOTED_CLIENT, QUOTED_SECRET = "id: 1/ü", "p%20 +&=:€/\"'~"
+QUOTED = "id%3A%201%2F%C3%BC:p%2520%20%2B%26%3D%3A%E2%82%AC%2F%22%27~"
+QUOTED_BASIC = base64.b64encode(QUOTED.encode()).decode()
+RAW = base64.b64encode(f"{QUOTED_CLIENT}:{QUOTED_SECRET}".encode()).decode()
+FORM_ID, FORM_SECRET = "client_id=id%3A+1%2F%C3%BC", "client_secret=p%2520+%2B%26%3D%3A%E2%82%AC%2F%22%27~"
+TRANSPORT, RESPONSE = oauth_session.OAuthTransportError, oauth_session.OAuthResponseError
+MALFORMED, CLIENT_ERROR = oauth_session.OAuthMalformedResponse, oauth_session.OAuthInvalidClient
+TEMPORARY, BROKEN = oauth_session.OAuthTemporarilyUnavailable, oauth_session.OAuthServerError
+
+
+def credentials(server, secret=QUOTED_SECRET, scope=None, **settings):
+    return ClientCredentials(QUOTED_CLIENT, secret, scope, server.url + "/token", **settings)
+
+
+def parsed(request):
+    """Request line, headers (lower case, none doubled), and body of what a server got."""
+    head, _, body = request.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {line.partition(": ")[0].lower(): line.partition(": ")[2] for line in lines}
+    assert len(headers) == len(lines), "a header came twice"
+    return first, headers, body
+
+
+def form(request):
+    return sorted(parsed(request)[2].decode("ascii").split("&"))
+
+
+def refused(server, **settings):
+    """The error of a fetch that fails, looked at for secrets."""
+    with pytest.raises(OAuthError) as caught:
+        credentials(server, **settings)()
+    assert_hidden(caught.value, QUOTED_SECRET, urllib.parse.quote(QUOTED_SECRET, ""), QUOTED_BASIC, RAW, "T0KEN")
+    return caught.value
+
+
+def error_page(status, code, **more):
+    return page(status, json.dumps({"error": code, **more}).encode(), "Content-Type: application/json")
+
+
+# id: (answer, class, error, status, what the message says)
+REFUSALS = {
+    **{code: (error_page("400 Bad Request", code), kind, code, 400, code)
+       for code, kind in sorted(oauth_session.ERRORS_BY_CODE.items())},
+    "code at 200": (error_page("200 OK", "invalid_scope"), oauth_session.OAuthInvalidScope, "invalid_scope", 200, "200"),
+    "unknown code": (error_page("400 No", "what_ever"), RESPONSE, "what_ever", 400, "what_ever"),
+    "description": (error_page("400 No", "invalid_scope", error_description="no\x1b[31m such\r\nscope" + "x" * 9999),
+                    oauth_session.OAuthInvalidScope, "invalid_scope", 400, "no [31m such"),
+    "400 empty": (page("400 Bad Request"), RESPONSE, None, 400, "is token_url right"),
+    "404 html": (page("404 Not Found", b"<html>nothing here</html>"), RESPONSE, None, 404, "nothing here"),
+    "401 empty": (page("401 Unauthorized"), CLIENT_ERROR, None, 401, "client_secret"),
+    "403 html": (page("403 Forbidden", b"go away"), CLIENT_ERROR, None, 403, "go away"),
+    "408": (page("408 Slow"), TEMPORARY, None, 408, "408"),
+    "425": (page("425 Early"), TEMPORARY, None, 425, "425"),
+    "429": (page("429 Busy"), TEMPORARY, None, 429, "429"),
+    "500 html": (page("500 Oops", b"<h1>oops</h1>"), BROKEN, None, 500, "oops"),
+    "502 html": (page("502 Bad Gateway", b"<h1>gateway</h1>"), BROKEN, None, 502, "502"),
+    "503": (page("503 Busy"), TEMPORARY, None, 503, "503"),
+    "599": (page("599 Odd"), BROKEN, None, 599, "599"),
+    "error a list": (page("400 No", b'{"error": ["invalid_client"]}'), RESPONSE, None, 400, "400"),
+    "error a number": (page("400 No", b'{"error": 7}'), RESPONSE, None, 400, "400"),
+    "error an object": (page("400 No", b'{"error": {"code": 7}}'), RESPONSE, None, 400, "400"),
+    "204": (b"HTTP/1.1 204 No Content\r\n\r\n", MALFORMED, None, 204, "204"),
+    "200 empty": (page(), MALFORMED, None, 200, "empty"),
+    "200 html": (page("200 OK", b"<html>"), MALFORMED, None, 200, "not JSON"),
+    "200 list": (page("200 OK", b"[]"), MALFORMED, None, 200, "object"),
+    "200 string": (page("200 OK", b'"T0KEN"'), MALFORMED, None, 200, "object"),
+    "200 form": (page("200 OK", b"access_token=T0KEN&token_type=bearer"), MALFORMED, None, 200, "not JSON"),
+    "nested": (page("200 OK", b"[" * 100000), MALFORMED, None, 200, "not JSON"),
+    "nested objects": (page("200 OK", b'{"a":' * 100000), MALFORMED, None, 200, "not JSON"),
+    "invalid UTF-8": (page("200 OK", b'{"access_token": "T0KEN\xff"}'), MALFORMED, None, 200, "UTF-8"),
+    "UTF-16": (page("200 OK", '{"access_token": "T0KEN"}'.encode("utf-16")), MALFORMED, None, 200, ""),
+    "lone surrogate": (page("200 OK", b'{"access_token": "T0KEN\\ud800"}'), MALFORMED, None, 200, "access_token"),
+    "control in JSON": (page("200 OK", b'{"access_token": "T0KEN\x01"}'), MALFORMED, None, 200, ""),
+    **{f"access_token {name}": (grant(access_token=value), MALFORMED, None, 200, "token") for name, value in {
+        "empty": "", "null": None, "number": 7, "list": ["T0KEN"], "megabyte": "T0KEN" * 200000, "space": "T0KEN x",
+        "newline": "T0KEN\r\nEvil: 1", "NUL": "T0KEN\0", "non-ASCII": "T0KENé", "true": True}.items()},
+    **{f"token_type {name}": (grant(access_token="T0KEN", token_type=value), MALFORMED, None, 200, "token_type")
+       for name, value in {"mac": "mac", "DPoP": "DPoP", "number": 7, "list": ["Bearer"]}.items()},
+    **{f"redirect {status}": (page(f"{status} Go", b"", "Location: https://evil.example/t"), MALFORMED, None, status, "evil")
+       for status in (300, 301, 302, 303, 304, 305, 307, 308)},
+    "echo": (error_page("400 No", "invalid_request", error_description=f"{QUOTED_SECRET} {QUOTED_BASIC} {RAW}",
+                        error_uri="https://x/" + urllib.parse.quote(QUOTED_SECRET, "")),
+             oauth_session.OAuthInvalidRequest, "invalid_request", 400, "***"),
+    "echo in html": (page("404 No", f"<p>{QUOTED_SECRET}</p>{QUOTED_BASIC}".encode()), RESPONSE, None, 404, "***"),
+    "echo in headers": (page("400 No", b"", "X: " + QUOTED_BASIC, f"Content-Type: {QUOTED_BASIC}"), RESPONSE, None, 400, "***"),
+    "echo as the code": (error_page("400 No", QUOTED_SECRET), RESPONSE, "***", 400, "***"),
+    "echo of the token": (page("200 OK", b'{"access_token":"T0KEN","error":"x","error_description":"T0KEN"}'),
+                          RESPONSE, "x", 200, "***"),
+    "echo split by control": (error_page("400 No", "x", error_description="\x07".join([QUOTED_SECRET[:5], QUOTED_SECRET[5:]])),
+                              RESPONSE, "x", 400, "400"),
+}
+ODD_ANSWERS = {  # fields or a body that make a token all the same, and its expires_at after the request
+    "missing": (grant(), None), "null": (grant(expires_in=None), None), "int": (grant(expires_in=60), 60),
+    "float": (grant(expires_in=60.5), 60.5), "text": (grant(expires_in="60"), 60), "text float": (grant(expires_in="60.0"), 60),
+    "zero": (grant(expires_in=0), None), "negative": (grant(expires_in=-1), None), "word": (grant(expires_in="abc"), None),
+    "list": (grant(expires_in=[1]), None), "true": (grant(expires_in=True), None), "absurd": (grant(expires_in=1e300), None),
+    "NaN": (grant(expires_in=float("nan")), None), "Infinity": (grant(expires_in=float("inf")), None),
+    "5000 digits": (page(body=b'{"access_token":"t-1","expires_in":%s}' % (b"9" * 5000)), None),
+    "5000 digits as text": (grant(expires_in="9" * 5000), None),
+    "BOM": (page(body=b'\xef\xbb\xbf{"access_token":"t-1"}'), None),
+    "duplicate keys": (page(body=b'{"access_token":"no","access_token":"t-1"}'), None),
+    "no type": (page(body=b'{"access_token":"t-1"}'), None), "null type": (grant(token_type=None), None),
+    "capitals": (grant(token_type="BEARER"), None), "null error": (grant(error=None), None),
+    "no reason phrase": (grant().replace(b"200 OK", b"200", 1), None),
+    "gzip": (page("200 OK", gzip.compress(b'{"access_token":"t-1"}'), "Content-Encoding: gzip"), None),
+    "chunked": (b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n16\r\n{"access_token":"t-1"}\r\n0\r\n\r\n', None),
+    "early hints": (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + grant(), None),
+}
+HEAD_200 = b"HTTP/1.1 200 OK\r\n"
+ENDLESS = {  # what a server does that never comes to an end, and the exception
+    "silence": lambda sock: sock.recv(1) and None,
+    "drips the head": drip(HEAD_200, b"X: y\r\n"), "drips the status line": drip(b"HTTP/1.1 200 ", b"a"),
+    "drips 1xx": drip(b"", b"HTTP/1.1 102 Processing\r\n\r\n"),
+    "drips the body": drip(HEAD_200 + b"\r\n", b" "), "drips chunks": drip(
+        HEAD_200 + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "drips trailers": drip(HEAD_200 + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n"),
+}
+TOO_MUCH = {
+    "1xx for ever": flood(b"", b"HTTP/1.1 102 Processing\r\n\r\n" * 100), "headers for ever": flood(HEAD_200, b"X: y\r\n" * 999),
+    "one line for ever": flood(b"HTTP/1.1 200 ", b"a" * 65536), "body for ever": flood(HEAD_200 + b"\r\n", b" " * 65536),
+    "chunks for ever": flood(HEAD_200 + b"Transfer-Encoding: chunked\r\n\r\n", b"8000\r\n" + b" " * 0x8000 + b"\r\n"),
+    "trailers for ever": flood(HEAD_200 + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n" * 999),
+    "over 1 MiB": page("200 OK", b'{"access_token":"T0KEN"}' + b" " * (1 << 20)),
+    "over 1 MiB announced": HEAD_200 + b"Content-Length: 999999999999\r\n\r\n" + b" " * (2 << 20),
+    "over 1 MiB unpacked": page("200 OK", gzip.compress(b" " * (64 << 20)), "Content-Encoding: gzip"),
+    "bomb of empty members": page("200 OK", gzip.compress(b"") * 50000 + gzip.compress(b"x"), "Content-Encoding: gzip"),
+    "not gzip": page("200 OK", b'{"access_token":"T0KEN"}', "Content-Encoding: gzip"),
+    "gzip cut short": page("200 OK", gzip.compress(b'{"access_token":"T0KEN"}')[:-3], "Content-Encoding: gzip"),
+    "not HTTP": b"SSH-2.0-OpenSSH_9.9\r\n\r\n",
+}
+
+
+class TestClientCredentials:
+    """One token request: its bytes, its tries, its deadline, and the judgement of the answer."""
+
+    @pytest.mark.parametrize("method, authorization, fields", [
+        ("client_secret_basic", "Basic " + QUOTED_BASIC, []), ("client_secret_basic_raw", "Basic " + RAW, []),
+        ("client_secret_post", None, [FORM_ID, FORM_SECRET]), ("none", None, [FORM_ID]),
+        ("tls_client_auth", None, [FORM_ID]), (None, "Basic " + QUOTED_BASIC, [])])
+    def test_request_is_exactly_this(self, method, authorization, fields):
+        secret = None if method in ("none", "tls_client_auth") else QUOTED_SECRET
+        with Server(grant()) as server:
+            token = credentials(server, secret, ["read", "wri+te"], auth_method=method)()
+            first, headers, body = parsed(server.requests[0])
+
+        assert token.access_token == "t-1"
+        assert first == "POST /token HTTP/1.1"
+        assert form(server.requests[0]) == sorted(["grant_type=client_credentials", "scope=read+wri%2Bte", *fields])
+        assert headers.pop("connection", "keep-alive") == "keep-alive"
+        assert headers == {
+            "host": server.place, "accept": "application/json", "accept-encoding": "identity",
+            "content-type": "application/x-www-form-urlencoded", "content-length": str(len(body)),
+            "user-agent": "oauth_session/" + oauth_session.__version__,
+            **({"authorization": authorization} if authorization else {})}
+
+    @pytest.mark.parametrize("settings, fields", [
+        ({}, []), ({"scope": ""}, []), ({"scope": []}, []), ({"scope": "a b"}, ["scope=a+b"]), ({"scope": ("a", "b")}, ["scope=a+b"]),
+        ({"audience": "x&y"}, ["audience=x%26y"]), ({"audience": ["a", "b"]}, ["audience=a", "audience=b"]),
+        ({"resource": ["https://a/?x", "urn:b"]}, ["resource=https%3A%2F%2Fa%2F%3Fx", "resource=urn%3Ab"]),
+        ({"token_params": {"organization": "ü", "n": 7, "no": None}}, ["organization=%C3%BC", "n=7"]),
+        ({"token_params": {"x": ["1", "2"]}, "scope": "a"}, ["x=1", "x=2", "scope=a"]),
+        ({"token_params": {"scope": "other"}, "scope": "a"}, ["scope=other"])])
+    def test_fields_of_the_form_are_all_sent_at_each_fetch(self, settings, fields):
+        with Server(grant()) as server:
+            fetch = credentials(server, **settings)
+            fetch(), fetch()
+
+        assert [form(one) for one in server.requests] == [sorted(["grant_type=client_credentials", *fields])] * 2
+        assert server.accepted == 1
+
+    def test_token_params_may_override_the_grant_type(self):
+        with Server(grant()) as server:
+            credentials(server, token_params={"grant_type": "urn:x"})()
+
+        assert form(server.requests[0]) == ["grant_type=urn%3Ax"]
+
+    def test_of_the_headers_only_the_user_agent_goes_along(self):
+        with Server(grant()) as server, OAuthSession(
+                "id", "s", None, server.url, headers={"user-agent": "mine", "X-Key": "private"}) as session:
+            session.access_token
+            headers = parsed(server.requests[0])[1]
+
+        assert headers["user-agent"] == "mine" and "x-key" not in headers
+
+    def test_secret_callable_is_called_for_each_fetch(self):
+        secrets = iter(["one", "two"])
+        with Server(grant()) as server:
+            fetch = credentials(server, lambda: next(secrets), auth_method="client_secret_post")
+            fetch(), fetch()
+
+        assert [form(one)[1] for one in server.requests] == ["client_secret=one", "client_secret=two"]
+
+    @pytest.mark.parametrize("refusal", [
+        error_page("400 No", "invalid_client"), error_page("401 No", "invalid_client"), page("401 No"), page("403 No"),
+        error_page("200 OK", "invalid_client")], ids=["400 code", "401 code", "401", "403", "200 code"])
+    def test_a_refused_client_is_tried_with_the_body_and_what_worked_is_remembered(self, refusal, caplog):
+        caplog.set_level(logging.DEBUG)
+        with Server(refusal, grant()) as server:
+            fetch = credentials(server)
+            fetch(), fetch()
+            proofs = [("authorization" in parsed(one)[1], FORM_SECRET in form(one)) for one in server.requests]
+
+        assert proofs == [(True, False), (False, True), (False, True)]
+        assert "client_secret_post" in caplog.text
+        assert_hidden(None, QUOTED_SECRET, QUOTED_BASIC, "t-1", log=caplog.text)
+
+    def test_accepted_basic_is_remembered(self):
+        with Server(grant(), error_page("401 No", "invalid_client")) as server:
+            fetch = credentials(server)
+            fetch()
+            with pytest.raises(CLIENT_ERROR):
+                fetch()
+
+        assert len(server.requests) == 2
+
+    def test_if_both_are_refused_the_first_error_is_raised_and_says_so(self):
+        with Server(error_page("401 No", "invalid_client", error_description="first"),
+                    error_page("400 No", "invalid_request", error_description="second")) as server:
+            error = refused(server)
+
+        assert (type(error), error.status, error.error_description) == (CLIENT_ERROR, 401, "first")
+        assert "client_secret_post" in str(error) and "second" not in str(error)
+        assert len(server.requests) == 2
+
+    @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post", "client_secret_basic_raw"])
+    def test_a_named_method_is_never_second_guessed(self, method):
+        with Server(page("401 No")) as server:
+            refused(server, auth_method=method)
+
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("answer, kind, code, status, says", REFUSALS.values(), ids=REFUSALS)
+    def test_refusal_becomes(self, clock, caplog, answer, kind, code, status, says):
+        caplog.set_level(logging.DEBUG)
+        transient = kind in (TEMPORARY, BROKEN)
+        with Server(answer) as server:
+            error = refused(server, auth_method="client_secret_basic")
+            again = pickle.loads(pickle.dumps(error))
+
+        assert (type(error), error.error, error.status) == (kind, code, status)
+        assert str(status) in str(error) and says in str(error)
+        assert str(error).isprintable() and len(str(error)) < 1500
+        assert len(error.error_description or "") <= 503 and (error.error_description or "").isprintable()
+        assert (type(again), str(again), again.error, again.status) == (kind, str(error), code, status)
+        assert str(copy.copy(error)) == str(error)
+        assert_hidden(None, QUOTED_SECRET, QUOTED_BASIC, "T0KEN", log=caplog.text)
+        assert len(server.requests) == (3 if transient else 1)
+
+    @pytest.mark.parametrize("answer, seconds", ODD_ANSWERS.values(), ids=ODD_ANSWERS)
+    def test_odd_answer_is_a_token(self, clock, answer, seconds):
+        with Server(answer) as server:
+            token = credentials(server)()
+
+        assert token.access_token == "t-1"
+        assert token.expires_at == (None if seconds is None else clock.wall + seconds)
+
+    @pytest.mark.parametrize("status", [300, 301, 302, 303, 305, 307, 308])
+    def test_no_redirect_is_followed_and_nothing_reaches_its_target(self, status):
+        with Server(grant()) as target:
+            for place in (target.url + "/token", "/elsewhere", "file:///etc/hostname", "//" + target.place):
+                with Server(page(f"{status} Go", b"", "Location: " + place)) as server:
+                    error = refused(server)
+                assert (type(error), error.status, len(server.requests)) == (MALFORMED, status, 1)
+
+        assert target.accepted == 0
+
+    @pytest.mark.parametrize("answer, kind, tries", [
+        (page("503 No"), TEMPORARY, 3), (page("429 No"), TEMPORARY, 3), (page("500 No"), BROKEN, 3), (None, TRANSPORT, 3),
+        (reset, TRANSPORT, 3), (error_page("400 No", "temporarily_unavailable"), TEMPORARY, 3),
+        (error_page("400 No", "server_error"), BROKEN, 3), ((page("200 OK", b"x" * 9)[:-3],), TRANSPORT, 3),
+        (page("400 No"), RESPONSE, 1), (page("404 No"), RESPONSE, 1), (page("501 No", b"{}"), BROKEN, 3),
+        (error_page("400 No", "invalid_scope"), oauth_session.OAuthInvalidScope, 1), (page("200 OK", b"no"), MALFORMED, 1)],
+        ids=["503", "429", "500", "hang-up", "reset", "temporarily_unavailable", "server_error", "cut short", "400", "404",
+             "501", "invalid_scope", "no token"])
+    def test_what_may_pass_is_tried_three_times_and_a_refusal_once(self, clock, answer, kind, tries):
+        with Server(answer) as server:
+            error = refused(server)
+
+        assert type(error) is kind
+        assert (len(server.requests), len(clock.sleeps)) == (tries, tries - 1)
+        assert all(0 <= wait <= limit for wait, limit in zip(clock.sleeps, (1, 2)))
+
+    def test_third_try_may_succeed(self, clock):
+        with Server(page("503 No"), None, grant()) as server:
+            assert credentials(server)().access_token == "t-1"
+
+        assert len(server.requests) == 3
+
+    def test_nobody_listening_is_tried_three_times(self, clock):
+        with Server() as server:
+            pass
+
+        error = refused(server)
+
+        assert (type(error), len(clock.sleeps)) == (TRANSPORT, 2)
+        assert server.place in str(error) and isinstance(error, urllib.error.URLError)
+
+    @pytest.mark.parametrize("headers, retry_after, tries", [
+        (["Retry-After: 3"], 3, 3), (["Retry-After: 0"], 0, 3), (["Retry-After: 16"], 16, 1), (["Retry-After: 99999999999"], 300, 1),
+        (["Retry-After: " + "9" * 5000], 300, 1), (["Retry-After: -1"], None, 3), (["Retry-After: soon"], None, 3),
+        (["Retry-After: 1.5"], None, 3), (["Retry-After: ²"], None, 3), (["Retry-After:"], None, 3),
+        (["Date: Mon, 01 Jan 2024 00:00:00 GMT", "Retry-After: Mon, 01 Jan 2024 00:00:04 GMT"], 4, 3),
+        (["Date: Mon, 01 Jan 2024 00:00:00 GMT", "Retry-After: Fri, 31 Dec 9999 23:59:59 GMT"], 300, 1),
+        (["Retry-After: Mon, 01 Jan 2001 00:00:00 GMT"], 0, 3), (["Retry-After: Mon, 99 Foo 2001 00:00:00 GMT"], None, 3)])
+    def test_retry_after_is_obeyed_if_it_fits_in_half_of_what_is_left(self, clock, headers, retry_after, tries):
+        with Server(page("503 No", b"", *headers)) as server:
+            error = refused(server)
+
+        assert (error.retry_after, len(server.requests)) == (retry_after, tries)
+        assert retry_after is None or clock.sleeps == [retry_after] * (tries - 1)
+
+    @pytest.mark.parametrize("answer", ENDLESS.values(), ids=ENDLESS)
+    def test_one_deadline_ends_what_never_ends(self, answer):
+        with Server(answer) as server:
+            start = time.monotonic()
+            error = refused(server, timeout=0.3)
+            took = time.monotonic() - start
+
+        assert type(error) in (TRANSPORT, MALFORMED)
+        assert took < 5
+
+    @pytest.mark.parametrize("answer", TOO_MUCH.values(), ids=TOO_MUCH)
+    def test_too_much_or_nonsense_is_refused_at_once(self, answer):
+        with Server(answer) as server:
+            error = refused(server)
+
+        assert type(error) is MALFORMED
+        assert len(server.requests) == 1
+
+    def test_two_fetches_use_one_connection_and_a_refusal_does_not_end_it(self):
+        with Server(grant(), page("400 No", b"x"), grant()) as server:
+            fetch = credentials(server)
+            fetch()
+            with pytest.raises(RESPONSE):
+                fetch()
+            fetch()
+
+        assert server.accepted == 1
+
+    def test_a_session_tells_an_api_call_that_no_token_can_be_had(self):
+        with Server(page("400 No", b"nope")) as server, Server(page()) as api:
+            with OAuthSession("id", QUOTED_SECRET, None, server.url) as session, pytest.raises(RESPONSE) as caught:
+                session.get(api.url)
+
+        assert_hidden(caught.value, QUOTED_SECRET)
+        assert api.accepted == 0
+
+    def test_no_cookie_is_kept(self):
+        with Server(page("200 OK", b'{"access_token":"a"}', "Set-Cookie: a=b; Path=/")) as server:
+            fetch = credentials(server)
+            fetch(), fetch()
+
+        assert "cookie" not in parsed(server.requests[1])[1]
+
+    @pytest.mark.parametrize("fault", ["self-signed", "wrong-name", "expired"])
+    def test_bad_certificate_names_the_way_out_and_is_tried_once(self, clock, certificates, fault):
+        context = None if fault == "self-signed" else certificates.trusting(fault)
+        with Server(grant(), tls=certificates.server(fault)) as server:
+            error = refused(server, context=context)
+
+        assert type(error) is TRANSPORT
+        assert "SSL_CERT_FILE" in str(error) and "context=" in str(error) and "127.0.0.1" in str(error)
+        assert (clock.sleeps, server.requests) == ([], [])
+
+    def test_good_certificate_is_accepted(self, certificates):
+        with Server(grant(), tls=certificates.server("good")) as server:
+            assert credentials(server, context=certificates.trusting("good"))().access_token == "t-1"
+
+    def test_certificate_named_by_the_environment_is_trusted(self, certificates, monkeypatch):
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates.path / "good.pem"))
+        with Server(grant(), tls=certificates.server("good")) as server:
+            assert credentials(server)().access_token == "t-1"
+
+
+class Certificates:
+    """Certificates for 127.0.0.1, each signed by itself, made by the `openssl` command."""
+
+    def __init__(self, path):
+        self.path = path
+        (path / "ca.cnf").write_text(
+            "[ca]\ndefault_ca=d\n[d]\ndatabase=db\nserial=serial\nnew_certs_dir=.\ndefault_md=sha256\npolicy=p\n"
+            "unique_subject=no\n[p]\ncommonName=supplied\n[req]\ndistinguished_name=n\n[n]\n")
+        (path / "db").write_text("")
+        (path / "serial").write_text("01\n")
+        self._run("req -newkey rsa:2048 -nodes -keyout key.pem -out request.pem -config ca.cnf -subj /CN=test")
+        for name, host, start, end in [
+                ("good", "IP:127.0.0.1", "2020", "2049"), ("self-signed", "IP:127.0.0.1", "2020", "2049"),
+                ("wrong-name", "DNS:other.example", "2020", "2049"), ("expired", "IP:127.0.0.1", "2020", "2021")]:
+            (path / "extensions").write_text(f"subjectAltName={host}\nbasicConstraints=critical,CA:true\n")
+            self._run(f"ca -batch -selfsign -config ca.cnf -in request.pem -keyfile key.pem -notext -out {name}.pem "
+                      f"-startdate {start}0101000000Z -enddate {end}0101000000Z -extfile extensions")
+
+    def _run(self, command):
+        subprocess.run(["openssl", *command.split()], cwd=self.path, check=True, capture_output=True, timeout=60)
+
+    def server(self, name):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(str(self.path / f"{name}.pem"), str(self.path / "key.pem"))
+        return context
+
+    def trusting(self, name):
+        return ssl.create_default_context(cafile=str(self.path / f"{name}.pem"))
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    if shutil.which("openssl") is None:
+        pytest.skip("the openssl command is missing: no certificates")
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+# -- Transport: kept-alive connections, strict framing ----------------------------------------------------------------
+
+CHUNKED = HEAD_200 + b"Transfer-Encoding: chunked\r\n\r\n"
+LENGTH = HEAD_200 + b"Content-Length: "
+HELLO = page("200 OK", b"hello")
+SECOND = page("200 OK", b"second")
+SMUGGLED = page("200 OK", b"smuggled")
+
+
+def lines(count):
+    return HEAD_200 + b"Content-Length: 5\r\n" + b"X-Filler: y\r\n" * (count - 1) + b"\r\nhello"
+
+
+def sized(line, count):
+    return HEAD_200 + b"Content-Length: 5\r\n" + (b"X: " + b"y" * (line - 3) + b"\r\n") * count + b"\r\nhello"
+
+
+READ = {  # answer, status, content, connections that two calls take (None: either)
+    "length": (HELLO, 200, b"hello", 1), "length twice": (LENGTH + b"5\r\nContent-Length: 5\r\n\r\nhello", 200, b"hello", 1),
+    "length listed": (LENGTH + b"5, 5\r\n\r\nhello", 200, b"hello", 1), "length 0": (page(), 200, b"", 1),
+    "chunks": (CHUNKED + b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", 200, b"hello", 1),
+    "chunk size in hex": (CHUNKED + b"0a\r\n0123456789\r\nA\r\n0123456789\r\n0\r\n\r\n", 200, b"0123456789" * 2, 1),
+    "chunk extension": (CHUNKED + b'5;a="b"\r\nhello\r\n0;c\r\n\r\n', 200, b"hello", 1),
+    "trailers": (CHUNKED + b"5\r\nhello\r\n0\r\nX: y\r\nContent-Length: 9\r\n\r\n", 200, b"hello", 1),
+    "length and chunks": (HEAD_200 + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 200, b"hello", 2),
+    "HTTP/1.0": (HELLO.replace(b"1.1", b"1.0", 1), 200, b"hello", 2),
+    "HTTP/1.0 to the end": ((b"HTTP/1.0 200 OK\r\n\r\nhello",), 200, b"hello", 2),
+    "HTTP/1.1 to the end": ((HEAD_200 + b"\r\nhello",), 200, b"hello", 2),
+    "Connection: close": (page("200 OK", b"hello", "Connection: x, Close"), 200, b"hello", 2),
+    "no reason": (HELLO.replace(b" OK", b"", 1), 200, b"hello", 1), "empty reason": (HELLO.replace(b"OK", b"", 1), 200, b"hello", 1),
+    "status 999": (HELLO.replace(b"200 OK", b"999 Odd", 1), 999, b"hello", 1),
+    "204": (b"HTTP/1.1 204 None\r\n\r\n", 204, b"", 1), "204 with length": (b"HTTP/1.1 204 None\r\nContent-Length: 5\r\n\r\n", 204, b"", 1),
+    "204 and more": (b"HTTP/1.1 204 None\r\n\r\n" + SMUGGLED, 204, b"", 2),
+    "304": (b"HTTP/1.1 304 Same\r\nContent-Length: 5\r\n\r\n", 304, b"", 1),
+    "304 and more": (b"HTTP/1.1 304 Same\r\n\r\n" + SMUGGLED, 304, b"", 2),
+    "100 before": (b"HTTP/1.1 100 Continue\r\n\r\n" + HELLO, 200, b"hello", 1),
+    "103 before": (b"HTTP/1.1 103 Hints\r\nLink: x\r\nContent-Length: 9\r\n\r\n" * 3 + HELLO, 200, b"hello", 1),
+    "folded header": (HEAD_200 + b"X: a\r\n\tb\r\nContent-Length: 5\r\n\r\nhello", 200, b"hello", None),
+    "bare LF": (HELLO.replace(b"\r\n", b"\n"), 200, b"hello", None), "100 lines": (lines(100), 200, b"hello", 1),
+    "a line of 60 KiB": (sized(60 << 10, 1), 200, b"hello", 1), "240 KiB of lines": (sized(60 << 10, 4), 200, b"hello", 1),
+    "second answer": (HELLO + SMUGGLED, 200, b"hello", 2), "one byte more": (HELLO + b"\n", 200, b"hello", 2),
+    "second answer after chunks": (CHUNKED + b"5\r\nhello\r\n0\r\n\r\n" + SMUGGLED, 200, b"hello", 2),
+}
+REFUSED = {
+    **{f"length {value[:9]!r}": LENGTH + value.encode("latin-1") + b"\r\n\r\nhello" for value in (
+        "+5", "-5", "0_5", "0x5", "5.0", "5 5", "5;", "", "5,", "5, 6", "five", "\xb2", "9" * 19, "9" * 5000)},
+    "two lengths": LENGTH + b"5\r\nContent-Length: 6\r\n\r\nhello!",
+    **{f"chunk size {size[:17]!r}": CHUNKED + size + b"\r\nhello\r\n0\r\n\r\n" for size in (
+        b"-5", b"+5", b"0x5", b"", b"0_5", b" 5", b"g", b";a", b"5 5", b"F" * 17, b"5" * 5000, b"\xb2")},
+    "chunk too long": CHUNKED + b"4\r\nhello\r\n0\r\n\r\n", "chunk too short": CHUNKED + b"7\r\nhello\r\n0\r\n\r\n",
+    **{f"coding {value}": HEAD_200 + b"Transfer-Encoding: " + value.encode() + b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n" for value in (
+        "gzip", "identity", "gzip, chunked", "chunked, chunked", "xchunked", "chunked;a", "")},
+    "bad trailer": CHUNKED + b"5\r\nhello\r\n0\r\nno colon\r\n\r\n", "101": b"HTTP/1.1 101 Up\r\nUpgrade: x\r\n\r\n" + HELLO,
+    "1000 interim": b"HTTP/1.1 103 Hints\r\n\r\n" * 1000 + HELLO, "102 lines": lines(102), "a line over 64 KiB": sized(65 << 10, 1),
+    "over 256 KiB of lines": sized(60 << 10, 5), "long status line": b"HTTP/1.1 200 " + b"a" * (65 << 10) + b"\r\n\r\n",
+    **{f"status line {line!r}": line + b"\r\nContent-Length: 5\r\n\r\nhello" for line in (
+        b"HTTP/1.1 2000 OK", b"HTTP/1.1 99 OK", b"HTTP/1.1 +20 OK", b"HTTP/1.1 2_0 OK", b"HTTP/1.1  200 OK", b"HTTP/2 200 OK",
+        b"HTTP/1.12 200 OK", b"ICY 200 OK", b"http/1.1 200 OK", b"HTTP/1.1", b"HTTP/1.1 \xb2\xb2\xb2 OK", b"", b"220 smtp")},
+    **{f"header {line!r}": HEAD_200 + line + b"\r\nContent-Length: 5\r\n\r\nhello" for line in (
+        b"no colon", b": no name", b"A B: c", b"Content-Length : 5", b"X: a\0b", b"X: a\rContent-Length: 3", b" X: y", b"\xe9: x")},
+    "nothing": (b"",), "half a head": (HEAD_200,), "half a body": (LENGTH + b"9\r\n\r\nhello",),
+    "half a chunk": (CHUNKED + b"9\r\nhello",), "no last chunk": (CHUNKED + b"5\r\nhello\r\n",), "no end of trailers": (
+        CHUNKED + b"5\r\nhello\r\n0\r\nX: y\r\n",), "no chunks": (CHUNKED,), "reset": reset,
+}
+
+
+
+
+class Early(Server):
+    """Answers as soon as it has the head of a request."""
+
+    complete = staticmethod(lambda request: b"\r\n\r\n" in request)
+
+
+def through(sock):
+    """What a proxy does once it has CONNECTed two sockets."""
+    def pump(source, target):
+        with contextlib.suppress(OSError):
+            for data in iter(lambda: source.recv(65536), b""):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
+
+    upstream = socket.create_connection(("127.0.0.1", through.port), PATIENCE)
+    with upstream:
+        sock.sendall(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n")
+        other = threading.Thread(target=pump, args=(upstream, sock), daemon=True)
+        other.start()
+        pump(sock, upstream)
+        other.join(PATIENCE)
+
+
+class TestTransport:
+    """Connections are kept where that is safe, and no byte of a server is taken for what it is not."""
+
+    @pytest.fixture
+    def session(self):
+        with OAuthSession(source=TokenSource(lambda: Token("T0KEN"))) as one:
+            yield one
+
+    @pytest.mark.parametrize("answer, status, content, connections", READ.values(), ids=READ)
+    def test_answer_is_read_and_the_next_one_is_its_own(self, session, answer, status, content, connections):
+        with Server(answer, SECOND) as server:
+            first = session.get(server.url)
+            second = session.get(server.url)
+
+        assert (first.status, first.content, second.content) == (status, content, b"second")
+        assert connections in (None, server.accepted)
+        assert len(server.requests) == 2
+
+    @pytest.mark.parametrize("answer", REFUSED.values(), ids=REFUSED)
+    def test_answer_is_refused_and_its_connection_closed(self, session, answer):
+        with Server(answer, SECOND) as server:
+            with pytest.raises(urllib.error.URLError) as caught:
+                session.get(server.url)
+            second = session.get(server.url)
+
+        assert not isinstance(caught.value, (urllib.error.HTTPError, OAuthError))
+        assert_hidden(caught.value, "T0KEN")
+        assert (second.content, server.accepted, len(server.requests)) == (b"second", 2, 2)
+
+    @pytest.mark.parametrize("answer", [CHUNKED + b"5\nhello\n0\n\n", CHUNKED + b"6\r\nhello\r\n0\r\n\r\n",
+                                        CHUNKED + b"5;\nhello\r\n0\r\n\r\n"], ids=["all", "after the data", "extension"])
+    def test_chunks_with_bare_line_feeds_are_refused_or_end_their_connection(self, session, answer):
+        with Server(answer, SECOND) as server:
+            with contextlib.suppress(urllib.error.URLError):
+                session.get(server.url)
+            second = session.get(server.url)
+
+        assert (second.content, server.accepted) == (b"second", 2)
+
+    @pytest.mark.parametrize("name", ["half a body", "half a chunk", "bad trailer", "chunk too long"])
+    def test_open_reports_a_broken_body_as_url_error_too(self, session, name):
+        with Server(REFUSED[name]) as server, pytest.raises(urllib.error.URLError):
+            with session.open(server.url) as answer:
+                answer.read()
+
+    def test_folded_header_is_one_value(self, session):
+        with Server(READ["folded header"][0]) as server:
+            assert session.get(server.url).headers["X"] == "a b"
+
+    @pytest.mark.parametrize("answer, connections", [
+        (LENGTH + b"5\r\n\r\n", 1), (HEAD_200 + b"\r\n", 1), (HELLO, 2), (CHUNKED, 1)], ids=["length", "none", "body", "chunked"])
+    def test_head_has_no_body_and_what_follows_is_never_taken(self, session, answer, connections):
+        with Server(answer, SECOND) as server:
+            first, second = session.head(server.url), session.get(server.url)
+
+        assert (first.content, second.content, server.accepted) == (b"", b"second", connections)
+
+    def test_hundred_calls_use_one_connection(self, session):
+        with Server(HELLO) as server:
+            for _ in range(100):
+                session.get(server.url)
+
+        assert (server.accepted, len(server.requests)) == (1, 100)
+
+    def test_threads_share_the_kept_connections(self, session):
+        with Server(HELLO) as server:
+            for _ in range(5):
+                assert [one.content for one in Crowd(8, lambda: session.get(server.url)).finish()] == [b"hello"] * 8
+
+        assert server.accepted <= 8
+        assert len(server.requests) == 40
+
+    def test_close_drops_the_connections_and_the_session_goes_on(self, session):
+        with Server(HELLO) as server:
+            session.get(server.url)
+            session.close()
+            session.get(server.url)
+
+        assert server.accepted == 2
+
+    @pytest.mark.parametrize("wall, steady, connections", [(59, 59, 1), (61, 0, 2), (0, 61, 2), (-3600, 61, 2)])
+    def test_idle_connection_is_dropped_after_a_minute_by_either_clock(self, clock, session, wall, steady, connections):
+        with Server(HELLO) as server:
+            session.get(server.url)
+            clock.move(wall, steady)
+            session.get(server.url)
+
+        assert server.accepted == connections
+
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    def test_connection_that_the_server_closed_meanwhile_is_replaced(self, session, method):
+        with Server((HELLO,), SECOND) as server:
+            session.get(server.url)
+            server.threads[-1].join(PATIENCE)
+            second = session.request(method, server.url)
+
+        assert (second.content, server.accepted, len(server.requests)) == (b"second", 2, 2)
+
+    def test_answer_that_comes_unasked_on_an_idle_connection_is_never_taken(self, session):
+        done, sent = threading.Event(), threading.Event()
+
+        def answer(sock):
+            sock.sendall(HELLO)
+            assert done.wait(PATIENCE)
+            sock.sendall(SMUGGLED)
+            sent.set()
+            return b""
+
+        with Server(answer, SECOND) as server:
+            session.get(server.url)
+            done.set()
+            assert sent.wait(PATIENCE)
+            second = session.get(server.url)
+
+        assert (second.content, server.accepted) == (b"second", 2)
+
+    @pytest.mark.parametrize("method, data, again", [
+        ("GET", None, True), ("HEAD", None, True), ("OPTIONS", None, True), ("DELETE", None, True), ("PUT", b"x", True),
+        ("POST", b"x", False), ("PATCH", b"x", False), ("POST", None, False), ("PUT", iter([b"x"]), False)],
+        ids=["GET", "HEAD", "OPTIONS", "DELETE", "PUT", "POST", "PATCH", "empty POST", "PUT of an iterator"])
+    def test_hang_up_on_a_kept_connection_is_tried_once_more_if_idempotent(self, session, method, data, again):
+        with Server(HELLO, None, page()) as server:
+            session.get(server.url)
+            if again:
+                assert session.request(method, server.url, data=data).status == 200
+            else:
+                with pytest.raises(urllib.error.URLError):
+                    session.request(method, server.url, data=data)
+
+        assert (len(server.requests), server.accepted) == ((3, 2) if again else (2, 1))
+
+    def test_hang_up_is_tried_only_once_more(self, session):
+        with Server(HELLO, None) as server:
+            session.get(server.url)
+            with pytest.raises(urllib.error.URLError):
+                session.get(server.url)
+
+        assert (len(server.requests), server.accepted) == (3, 2)
+
+    @pytest.mark.parametrize("answers", [[None], [HELLO, (b"H",)]], ids=["on a new connection", "after the first byte"])
+    def test_hang_up_is_no_reason_to_ask_again(self, session, answers):
+        with Server(*answers, HELLO) as server:
+            for _ in answers[1:]:
+                session.get(server.url)
+            with pytest.raises(urllib.error.URLError):
+                session.get(server.url)
+
+        assert (len(server.requests), server.accepted) == (len(answers), 1)
+
+    @pytest.mark.parametrize("kept", [False, True], ids=["new", "kept"])
+    @pytest.mark.parametrize("begun", [b"", HEAD_200, LENGTH + b"9\r\n\r\nhello", CHUNKED + b"9\r\nhel"],
+                             ids=["no answer", "half a head", "half a body", "half a chunk"])
+    def test_time_out_is_a_url_error_and_not_tried_again(self, session, kept, begun):
+        def stall(sock):
+            sock.sendall(begun)
+            sock.recv(1)
+
+        with Server(*[HELLO] * kept, stall) as server:
+            for _ in range(kept):
+                session.get(server.url)
+            with pytest.raises(urllib.error.URLError) as caught:
+                session.get(server.url, timeout=0.1)
+
+        assert isinstance(caught.value.reason, socket.timeout)
+        assert (len(server.requests), server.accepted) == (1 + kept, 1)
+
+    def test_the_time_out_of_one_call_is_not_that_of_the_next(self, session):
+        go = threading.Event()
+        with Server(HELLO, lambda sock: go.wait(PATIENCE) and SECOND) as server:
+            session.get(server.url, timeout=0.05)
+            timer = threading.Timer(0.2, go.set)
+            timer.start()
+            second = session.get(server.url)
+            timer.join(PATIENCE)
+
+        assert (second.content, server.accepted) == (b"second", 1)
+
+    def test_nobody_listening_is_a_url_error(self, session):
+        with Server() as server:
+            pass
+
+        with pytest.raises(urllib.error.URLError) as caught:
+            session.get(server.url)
+
+        assert isinstance(caught.value.reason, ConnectionRefusedError)
+
+    def test_body_left_unread_does_not_reach_the_next_answer(self, session):
+        with Server(page("200 OK", b"x" * 100000), SECOND) as server:
+            with session.open(server.url) as answer:
+                assert answer.read(10) == b"x" * 10
+            second = session.get(server.url)
+
+        assert (second.content, server.accepted) == (b"second", 2)
+
+    def test_body_read_to_its_end_by_open_gives_the_connection_back(self, session):
+        with Server(HELLO, SECOND) as server:
+            with session.open(server.url) as answer:
+                assert answer.read() == b"hello"
+            session.get(server.url)
+
+        assert server.accepted == 1
+
+    def test_open_gives_an_event_when_it_is_sent(self, session):
+        seen = threading.Event()
+
+        def events(sock):
+            sock.sendall(CHUNKED + b"9\r\ndata: 1\n\n\r\n")
+            assert seen.wait(PATIENCE), "the client waits for more than was sent"
+            return b"9\r\ndata: 2\n\n\r\n0\r\n\r\n"
+
+        with Server(events) as server, session.open(server.url) as answer:
+            first = answer.readline()
+            seen.set()
+            rest = answer.read()
+
+        assert (first, rest) == (b"data: 1\n", b"\ndata: 2\n\n")
+
+    def test_small_body_leaves_with_its_head_and_large_ones_arrive_whole(self, session):
+        with Server(HELLO) as server:
+            for data in (b"small", b"x" * 3000000, iter([b"ab", b"", b"c" * 70000])):
+                session.post(server.url, data=data)
+            bodies = [parsed(one)[2] for one in server.requests]
+
+        assert bodies[:2] == [b"small", b"x" * 3000000]
+        assert bodies[2] == b"2\r\nab\r\n11170\r\n" + b"c" * 70000 + b"\r\n0\r\n\r\n"
+        assert server.accepted == 1
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a reset takes the answer away with it")
+    def test_answer_that_comes_during_an_upload_is_found(self, session):
+        with Early((page("413 Too Large", b"no"),), SECOND) as server:
+            response = session.post(server.url, data=b"x" * (32 << 20))
+            second = session.get(server.url)
+
+        assert (response.status, response.content) == (413, b"no")
+        assert (second.content, server.accepted) == (b"second", 2)
+
+    def test_reset_during_an_upload_is_a_url_error(self, session):
+        with Early(reset) as server, pytest.raises(urllib.error.URLError):
+            session.post(server.url, data=b"x" * (32 << 20))
+
+        assert server.accepted == 1
+
+    def test_gzip_is_asked_for_and_undone(self, session):
+        packed = page("200 OK", gzip.compress(b"hel") + gzip.compress(b"lo"), "Content-Encoding: gzip")
+        with Server(packed) as server:
+            assert session.get(server.url).content == b"hello"
+            assert parsed(server.requests[0])[1]["accept-encoding"] == "gzip"
+
+    @pytest.mark.parametrize("headers", [{"Range": "bytes=0-4"}, {"Accept-Encoding": "gzip"}], ids=str)
+    def test_gzip_is_left_alone_where_the_caller_has_a_say(self, session, headers):
+        packed = gzip.compress(b"hello")
+        with Server(page("200 OK", packed, "Content-Encoding: gzip")) as server:
+            assert session.get(server.url, headers=headers).content == packed
+            with session.open(server.url) as answer:
+                assert answer.read() == packed
+
+        assert "gzip" not in parsed(server.requests[1])[1].get("accept-encoding", "")
+
+    @pytest.mark.parametrize("kind", ["gzip over the bound", "not gzip", "cut short"])
+    def test_bad_gzip_is_a_url_error(self, session, kind):
+        pack = zlib.compressobj(9, zlib.DEFLATED, 31)
+        bomb = b"".join([pack.compress(bytes(1 << 20)) for _ in range(65)]) + pack.flush()
+        body = {"gzip over the bound": bomb, "not gzip": b"hello", "cut short": gzip.compress(b"hello")[:-1]}[kind]
+        with Server(page("200 OK", body, "Content-Encoding: gzip")) as server:
+            with pytest.raises(urllib.error.URLError, match="open" if body is bomb else "gzip"):
+                session.get(server.url)
+
+    def test_https_goes_through_one_tunnel_which_never_sees_the_token(self, certificates):
+        source = TokenSource(lambda: Token("T0KEN"))
+        with Server(HELLO, tls=certificates.server("good")) as api, Server(through) as proxy:
+            through.port = int(api.place.rpartition(":")[2])
+            handler = urllib.request.ProxyHandler({"https": "http://user:pass@" + proxy.place})
+            with OAuthSession(source=source, handlers=[handler], context=certificates.trusting("good")) as session:
+                contents = [session.get(api.url).content for _ in range(2)]
+
+        first, headers, _ = parsed(proxy.requests[0])
+        assert contents == [b"hello"] * 2
+        assert (first, proxy.accepted, api.accepted) == (f"CONNECT {api.place} HTTP/1.1", 1, 1)
+        assert headers["proxy-authorization"] == "Basic " + base64.b64encode(b"user:pass").decode()
+        assert b"T0KEN" not in proxy.requests[0] and b"roxy" not in api.requests[0]
+        assert parsed(api.requests[0])[1]["authorization"] == "Bearer T0KEN"
+
+    @pytest.mark.parametrize("answer", [page("407 No"), None, b"HTTP/1.1 200 OK\r\n\r\nsmuggled", b"nonsense\r\n\r\n"],
+                             ids=["407", "hang-up", "more than asked", "nonsense"])
+    def test_proxy_that_gives_no_tunnel_is_a_url_error(self, answer):
+        with Server(answer) as proxy:
+            handler = urllib.request.ProxyHandler({"https": "http://" + proxy.place})
+            with OAuthSession(source=TokenSource(lambda: Token("T0KEN")), handlers=[handler]) as session:
+                with pytest.raises(urllib.error.URLError) as caught:
+                    session.get("https://127.0.0.1:1/")
+
+        assert not isinstance(caught.value, urllib.error.HTTPError)
+        assert not any(b"T0KEN" in one for one in proxy.requests)
+
+    def test_plain_http_to_loopback_never_goes_through_a_proxy(self):
+        with Server(HELLO) as api, Server(HELLO) as proxy:
+            handler = urllib.request.ProxyHandler({"http": "http://" + proxy.place})
+            with OAuthSession(source=TokenSource(lambda: Token("T0KEN")), handlers=[handler]) as session:
+                session.get(api.url)
+
+        assert (api.accepted, proxy.accepted) == (1, 0)
+
+    def test_session_that_is_dropped_without_close_warns_of_nothing(self):
+        done = program("""
+            import gc
+            from oauth_session import DemoServer, OAuthSession
+            with DemoServer() as server:
+                def use():
+                    session = OAuthSession(server.client_id, server.client_secret, "read", server.token_url)
+                    print(session.get(server.url).status)
+                    session.again = session  # a cycle, for the garbage collector
+                use()
+                gc.collect()
+                kept = OAuthSession(server.client_id, server.client_secret, "read", server.token_url)
+                print(kept.get(server.url).status)
+        """)
+
+        assert done == (0, b"200\n200\n", b"")
+
+    @needs_fork
+    @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+    def test_child_of_a_fork_shares_no_connection(self, request, tls):
+        certificates = request.getfixturevalue("certificates") if tls else None
+        context = certificates.trusting("good") if tls else None
+        with Server(HELLO, tls=certificates.server("good") if tls else None) as server:
+            with OAuthSession(source=TokenSource(lambda: Token("T0KEN")), context=context) as session:
+                session.get(server.url)
+                status = forked(lambda: session.get(server.url).content == b"hello")
+                after = session.get(server.url).content
+
+        assert (status, after, server.accepted, len(server.requests)) == (0, b"hello", 2, 3)
+
+    @needs_fork
+    def test_child_of_a_fork_in_the_middle_of_a_call_works(self, session):
+        gate = Gate(HELLO)
+        with Server(lambda sock: gate(), SECOND) as server:
+            crowd = Crowd(1, lambda: session.get(server.url).content)
+            gate.reached()
+            status = forked(lambda: session.get(server.url).content == b"second")
+            gate.go.set()
+
+            assert crowd.finish() == [b"hello"]
+            assert session.get(server.url).content == b"second"
+
+        assert (status, server.accepted) == (0, 2)
+
+
+class TestCommandLine:
+    """python3 oauth_session.py ..."""
+
+    @staticmethod
+    def run(*arguments, stdin="", **environ):
+        known = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        result = subprocess.run(
+            [sys.executable, oauth_session.__file__, *arguments], input=stdin.encode(), timeout=60, capture_output=True,
+            env={**known, "PYTHONIOENCODING": "utf-8", **environ},
+        )  # fmt: skip
+        out, err = result.stdout.decode(), result.stderr.decode().replace("\r\n", "\n")
+        return result.returncode, out, err
+
+    @pytest.fixture
+    def call(self, auth):
+        settings = {"OAUTH_CLIENT_ID": CLIENT, "OAUTH_CLIENT_SECRET": SECRET, "OAUTH_TOKEN_URL": auth.url + "/token"}
+        return lambda *arguments, **more: self.run(*arguments, **{**settings, **more})
+
+    @staticmethod
+    def assert_one_line(err, *words):
+        assert (err.count("\n"), err.startswith("oauth_session: "), "Traceback" in err) == (1, True, False), err
+        assert all(word in err for word in words), err
+        assert_no_secret(err)
+
+    def test_help_names_each_flag_and_variable_and_none_for_the_secret(self):
+        status, out, err = self.run("--help")
+        assert (status, err) == (0, "")
+        words = "-X -d -H -i --fail --token --demo --version --client-id --client-secret-file --token-url OAUTH_SCOPE"
+        assert [word for word in words.split() if word not in out] == []
+        assert "--client-secret " not in out
+
+    def test_version(self):
+        assert [one.strip() for one in self.run("--version")[1:]] == [f"oauth_session {oauth_session.__version__}", ""]
+
+    def test_the_demo_shows_each_event_and_no_secret(self):
+        status, out, err = self.run("--demo")
+        assert (status, err) == (0, "")
+        marks = ["DemoServer", "1.", "-> 200", "2.", "3.", "True", "4.", "-> 401 invalid_token", "5."]
+        marks += ["OAuthInvalidClient", "6.", "OAuthInvalidScope", "token requests in all"]
+        places = [out.find(mark) for mark in marks]
+        assert -1 not in places and places == sorted(places), list(zip(marks, places))
+        assert oauth_session.DemoServer.client_secret not in out and not re.search(r"demo-[\w-]{20}", out)
+
+    def test_a_url_is_called_and_its_body_printed(self, call, auth, api):
+        api.will(200, {}, "grüße\n".encode())
+        assert call(api.url + "/x") == (0, "grüße\n", "")
+        assert (api.lines, api.bearers, len(auth.seen)) == (["GET /x"], [f"Bearer {TOKEN}-1"], 1)
+
+    def test_the_flags_of_curl_do_what_curl_does(self, call, api, tmp_path):
+        path = tmp_path / "body"
+        path.write_bytes(b"\0from a file\n")
+        api.will(201, {"X-Answer": "yes"}, b"made")
+
+        headers = ("-H", "X-A: 1", "-H", "content-type: text/plain")
+        status, out, err = call("-i", "-X", "PUT", *headers, "-d", "a=1", api.url)
+        call(api.url, "-d", f"@{path}")
+        call(api.url, "--data", "@-", stdin="from stdin")
+
+        assert (status, err) == (0, "")
+        head, _, body = out.replace("\r\n", "\n").partition("\n\n")
+        assert (head.split("\n")[0], "X-Answer: yes" in head, body) == ("HTTP/1.1 201 CREATED", True, "made")
+        assert [one.method for one in api.seen] == ["PUT", "POST", "POST"]
+        assert [one.get_data() for one in api.seen] == [b"a=1", b"\0from a file\n", b"from stdin"]
+        assert [one.headers["Content-Type"] for one in api.seen] == ["text/plain", TestSession.FORM, TestSession.FORM]
+        assert api.seen[0].headers["X-A"] == "1"
+
+    def test_token_prints_the_token_and_nothing_else(self, call, auth):
+        assert call("--token") == (0, f"{TOKEN}-1{os.linesep}", "")
+        assert len(auth.seen) == 1
+
+    def test_fail_exits_with_22_and_prints_no_body(self, call, api):
+        api.always(404, {}, b"not here")
+        assert call(api.url)[:2] == (0, "not here")
+        status, out, err = call("--fail", api.url)
+        assert (status, out) == (22, "")
+        self.assert_one_line(err, "404")
+
+    @pytest.mark.parametrize("end", ["", "\n"], ids=["none", "newline"])
+    @pytest.mark.parametrize("where", ["stdin", "file"])
+    def test_the_secret_comes_from_stdin_or_a_file(self, where, end, auth, tmp_path):
+        path = tmp_path / "secret"
+        path.write_bytes((SECRET + end).encode())
+        source = ("--client-secret-file", str(path) if where == "file" else "-")
+        flags = ("--client-id", CLIENT, "--token-url", auth.url, "--scope", "a b", "--audience", "aud")
+
+        more = ("--auth-method", "client_secret_post", "--resource", "https://r.example")
+        status, _, err = self.run("--token", *source, *flags, *more, stdin=SECRET + end)
+
+        assert (status, err) == (0, "")
+        assert asked(auth.seen[0]) == {
+            "grant_type": "client_credentials", "scope": "a b", "audience": "aud", "resource": "https://r.example",
+            "client_id": CLIENT, "client_secret": SECRET,
+        }  # fmt: skip
+
+    def test_a_refusal_is_one_line_and_exit_1(self, call, auth, api):
+        auth.always(401, {}, {"error": "invalid_client", "error_description": f"bad\n{SECRET}"})
+        status, out, err = call(api.url)
+        assert (status, out, api.seen) == (1, "", [])
+        self.assert_one_line(err, "invalid_client", "client_secret")
+
+    def test_no_answer_is_one_line_and_exit_1(self, call):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        status, out, err = call(url)
+        assert (status, out) == (1, "")
+        self.assert_one_line(err)
+
+    @pytest.mark.parametrize("arguments, environ, word", [
+        (["https://a.example"], {"OAUTH_CLIENT_ID": ""}, "OAUTH_CLIENT_ID"),
+        (["https://a.example"], {"OAUTH_CLIENT_SECRET": ""}, "OAUTH_CLIENT_SECRET"),
+        (["--token"], {"OAUTH_TOKEN_URL": "http://a.example"}, "OAUTH_TOKEN_URL"),
+        (["--token", "--token-url", "nonsense"], {}, "--token-url"),
+        (["--token"], {"OAUTH_CLIENT_SECRET": SECRET + "\n"}, "OAUTH_CLIENT_SECRET"),
+        (["--token", "--client-secret-file", "/no/such"], {"OAUTH_CLIENT_SECRET": ""}, "/no/such"),
+        (["--token", "--auth-method", "magic"], {}, "auth"), (["--token", "--timeout", "-1"], {}, "timeout"),
+        (["/relative"], {}, "url"), (["http://a.example"], {}, "url"), (["file:///etc/hosts"], {}, "url"),
+        (["https://a.example", "-H", "nonsense"], {}, "-H"), (["https://a.example", "-H", "X Y: 1"], {}, "header"),
+        (["https://a.example", "-X", "GE T"], {}, "method"), (["https://a.example", "-d", "@/no/such"], {}, "/no/such"),
+    ], ids=lambda value: str(value)[:40])  # fmt: skip
+    def test_a_wrong_setting_is_one_line_and_exit_2(self, arguments, environ, word, call, auth):
+        status, out, err = call(*arguments, **environ)
+        assert (status, out, auth.seen) == (2, "", [])
+        self.assert_one_line(err, word)
+
+    @pytest.mark.parametrize("arguments", [[], ["--nonsense"], ["--timeout", "x", "--token"]], ids=str)
+    def test_a_wrong_flag_is_exit_2(self, arguments, call, auth):
+        status, out, err = call(*arguments)
+        assert (status, out, "Traceback" in err, auth.seen) == (2, "", False, [])
