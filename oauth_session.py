@@ -2012,6 +2012,9 @@ class _Answer(http.client.HTTPResponse):
         self.msg = self.reason  # type: ignore[assignment]  # as urllib does
         self.chunked, self.length, self.chunk_left, self.will_close = False, None, None, True
 
+    def flush(self) -> None:
+        """Do nothing: urllib's would complain where the garbage collector has closed the body first."""
+
 
 class _Pool:
     """Idle connections, and the one SSLContext. Without a lock: what dict and deque do here is atomic."""
