@@ -42,6 +42,7 @@ import itertools
 import json
 import os
 import random
+import re
 import select
 import socket
 import ssl
@@ -1678,18 +1679,19 @@ class _Nonsense(urllib.error.URLError):
 
 
 class _URL:
-    """A URL taken apart, once: where it leads, as urllib cuts it, and nothing that could be understood in two ways."""
+    """A URL taken apart once, cut where urllib cuts it; ValueError for what could be understood in two ways."""
 
     __slots__ = ("authority", "site", "target")
 
     def __init__(self, url: str) -> None:
-        scheme, mark, rest = url.partition("://")
-        if scheme.lower() not in _DEFAULT_PORT or not mark:
-            raise ValueError("it must begin with https:// (or http://)")
+        scheme, _, rest = url.partition("://")
+        scheme = scheme.lower()
         self.authority, target = _cut(rest)
         target = target.partition("#")[0]
         self.target = target if target[:1] == "/" else "/" + target
-        self.site: Origin = (scheme.lower(), *_host_and_port(self.authority, scheme.lower()))
+        if scheme not in _DEFAULT_PORT or rest == url:
+            raise ValueError("it must begin with https:// (or http://)")
+        self.site: Origin = (scheme, *_host_and_port(self.authority, _DEFAULT_PORT[scheme]))
 
 
 def _cut(rest: str) -> tuple[str, str]:
@@ -1698,18 +1700,11 @@ def _cut(rest: str) -> tuple[str, str]:
     return rest[:end], rest[end:]
 
 
-def _host_and_port(authority: str, scheme: str) -> tuple[str, int]:
-    host = authority.lower()
-    if not _is_visible(host) or any(mark in '@%\\"<>^`{|}' for mark in host):
-        raise ValueError("user names, %, backslashes, spaces and the like are not allowed in the host")
-    port = host.rpartition(":")[2] if ":" in host and host[-1] != "]" else None
-    host = host if port is None else host[: -len(port) - 1]
-    literal = host[:1] == "[" and host[-1:] == "]" and not set(host[1:-1]) - set("0123456789abcdef:.")
-    if host in ("", "[]") or (not literal and any(mark in "[]:" for mark in host)):
-        raise ValueError("its host is missing or malformed")
-    if port and not (port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
-        raise ValueError("its port is none")
-    return host[1:-1] if literal else host, int(port) if port else _DEFAULT_PORT[scheme]
+def _host_and_port(authority: str, default: int) -> tuple[str, int]:
+    match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[-\w.~!$&'()*+,;=]+)(?::(\d{0,5}))?", authority.lower(), re.ASCII)
+    if match is None or not 0 < int(match[2] or 1) < 65536:
+        raise ValueError("its host or port is malformed, or has a user name, %, backslash or space before it")
+    return match[1].strip("[]"), int(match[2] or default)
 
 
 _parse = functools.lru_cache(maxsize=256)(_URL)  # a call looks at its URL several times
@@ -1726,6 +1721,7 @@ def _place(url: str) -> str:
     return f"{scheme}://{host}" + ("" if port == _DEFAULT_PORT[scheme] else f":{port}")
 
 
+@functools.lru_cache(maxsize=256)
 def _is_loopback(host: str) -> bool:
     parts = host.split(".")
     quad = len(parts) == 4 and parts[0] == "127" and all(part.isdigit() and int(part[:4]) < 256 for part in parts)
@@ -1776,6 +1772,7 @@ class _Connection:
 
     def __init__(self, sock: socket.socket, deadline: float | None) -> None:
         self.sock = sock
+        self.buffer = bytearray()
         self.since = _now()  # when it became idle
         self.poll: Any = None
         self.reset(None, deadline)
@@ -1783,13 +1780,9 @@ class _Connection:
     def reset(self, timeout: float | None, deadline: float | None) -> None:
         """Make ready for an exchange. deadline: monotonic time at which all its steps together must have ended."""
         self.deadline = deadline
-        self.buffer, self.at = b"", 0  # what was read, and where its unread part begins
         self.heard = False  # whether a byte of an answer came
         if deadline is None and self.sock.gettimeout() != timeout:
             self.sock.settimeout(timeout)
-
-    def close(self) -> None:
-        self.sock.close()
 
     def is_alive(self) -> bool:
         """Whether the server has neither closed it nor sent anything while it was idle."""
@@ -1797,15 +1790,15 @@ class _Connection:
             if self.poll is None and hasattr(select, "poll"):  # Windows has none
                 self.poll = select.poll()
                 self.poll.register(self.sock, select.POLLIN)
-            if self.poll is not None and not self.poll.poll(0):
-                return _since(self.since) < _IDLE_LIMIT
-            self.sock.settimeout(0)
-            self.sock.recv(1)
+            if self.poll is None or self.poll.poll(0):
+                self.sock.settimeout(0)
+                self.sock.recv(1)
+                return False
         except (BlockingIOError, ssl.SSLWantReadError):  # with TLS 1.3, only session tickets were waiting
-            return _since(self.since) < _IDLE_LIMIT
-        except (OSError, ValueError):
             pass
-        return False
+        except (OSError, ValueError):
+            return False
+        return _since(self.since) < _IDLE_LIMIT
 
     def pace(self) -> None:
         """Give the next step the time that is left: a server that drips must not stretch it."""
@@ -1815,92 +1808,80 @@ class _Connection:
                 raise socket.timeout("timed out")
             self.sock.settimeout(left)
 
-    def send(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            self.pace()
-            view = view[self.sock.send(view) :]
-
-    def write(self, head: bytes, data: Any, length: str | None) -> OSError | None:
-        """Send a request; return what broke it off: the server may have answered early. length None: in chunks."""
-        if data is None or (isinstance(data, bytes) and length and len(data) <= _ONE_WRITE):
-            pieces: Iterable[Any] = (head + (data or b""),)
-        else:
-            pieces = itertools.chain((head,), _pieces(data, None if length is None else int(length)))
+    def write(self, head: bytes, data: Any, length: int | None) -> OSError | None:
+        """Send a request; return what broke it off, since the server may have answered early."""
+        short = data is None or (isinstance(data, bytes) and length is not None and len(data) <= _ONE_WRITE)
+        pieces = (head + (data or b""),) if short else itertools.chain((head,), _pieces(data, length))
         for piece in pieces:
+            view = memoryview(piece)
             try:
-                self.send(piece)
+                while view:
+                    self.pace()
+                    view = view[self.sock.send(view) :]
             except (ConnectionError, ssl.SSLError) as error:
                 return error
         return None
+
+    def some(self, size: int) -> bytes:
+        """Up to `size` bytes, as soon as there are any; b"" at the end."""
+        if self.buffer:
+            data = bytes(self.buffer[:size])
+            del self.buffer[:size]
+            return data
+        self.pace()
+        data = self.sock.recv(size)
+        self.heard = self.heard or data != b""
+        return data
+
+    def until(self, marks: tuple[bytes, ...], limit: int) -> bytes:
+        """What comes up to the first of the marks, with it."""
+        ahead, start = self.buffer, 0
+        while True:
+            ends = [at + len(mark) for mark, at in ((mark, ahead.find(mark, start)) for mark in marks) if at >= 0]
+            if min(ends, default=len(ahead)) > limit:
+                raise _Nonsense(f"more than {limit} bytes of header, or of one of its lines")
+            if ends:
+                self.buffer = ahead
+                return self.some(min(ends))
+            start = max(0, len(ahead) - 2)
+            self.buffer = bytearray()  # so that some() reads on
+            more = self.some(65536)
+            if not more:
+                raise http.client.RemoteDisconnected("the connection was closed before the answer was complete")
+            ahead += more
 
     def answer(self, broken: OSError | None = None, secret: str = "") -> Head:
         """Read the head of the answer, after any 1xx (RFC 9110 section 15.2). secret: what its reason must not show."""
         try:
             for _ in range(_INTERIM_MOST):
-                line = self.line()
-                code = line[9:12]
-                known = line[:7] == b"HTTP/1." and line[7:8].isdigit() and line[8:9] == b" " and line[12:13] in b" "
-                if not known or not code.isdigit() or len(code) != 3 or code < b"100":
-                    start = _clean(line[:40].decode("iso-8859-1"))
-                    raise _Nonsense(f"the answer is not HTTP/1.1, but begins with {start!r}")
-                fields = self.fields()
-                if code == b"101":
-                    raise _Nonsense("the answer switches to another protocol, which nobody asked for")
-                if code >= b"200":
-                    reason = _clean(line[13:].decode("iso-8859-1"), [secret] if secret else ())
-                    return int(line[7:8]), int(code), reason, fields
+                lines = self.until((b"\n\r\n", b"\n\n"), _HEAD_LIMIT).decode("iso-8859-1").split("\n")[:-2]
+                match = re.fullmatch(r"HTTP/1\.(\d) ([1-9]\d\d)(?: ([^\r]*))?\r?", lines[0], re.ASCII)
+                if match is None or match[2] == "101" or len(lines[0]) > _LINE_LIMIT:
+                    raise _Nonsense(f"the answer is not HTTP/1.1, but begins with {_clean(lines[0], limit=40)!r}")
+                fields = _fields(lines[1:])
+                if match[2] >= "200":
+                    reason = _clean(match[3] or "", [secret] if secret else ())
+                    return int(match[1]), int(match[2]), reason, fields
             raise _Nonsense(f"more than {_INTERIM_MOST} interim answers")
         except OSError as error:
             raise broken or error from None
 
-    def some(self, size: int) -> bytes:
-        """Up to `size` bytes, as soon as there are any; b"" at the end."""
-        if self.at < len(self.buffer):
-            data = self.buffer[self.at : self.at + size]
-            self.at += len(data)
-            return data
-        self.pace()
-        data = self.sock.recv(size)
-        self.heard = self.heard or bool(data)
-        return data
 
-    def line(self, strict: bool = False) -> bytes:
-        """The next line, without its end. strict: the end must be CRLF; a chunk could hide a byte behind a bare LF."""
-        end = self.buffer.find(b"\n", self.at)
-        while end < 0 and len(self.buffer) - self.at <= _LINE_LIMIT:
-            rest, self.at = self.buffer[self.at :], len(self.buffer)
-            more = self.some(65536)
-            if not more:
-                raise http.client.RemoteDisconnected("the connection was closed before the answer was complete")
-            self.buffer, self.at = rest + more, 0
-            end = self.buffer.find(b"\n", len(rest))
-        if end < 0 or end - self.at > _LINE_LIMIT:
-            raise _Nonsense(f"a line of more than {_LINE_LIMIT} bytes")
-        line, self.at = self.buffer[self.at : end], end + 1
-        if strict and line[-1:] != b"\r":
-            raise _Nonsense("a chunk that does not end where it should")
-        return line[:-1] if line[-1:] == b"\r" else line
-
-    def fields(self) -> list[tuple[str, str]]:
-        """Header or trailer lines, up to the empty one (RFC 9112 section 5)."""
-        found: list[tuple[str, str]] = []
-        total = 0
-        for _ in range(_HEAD_LINES + 1):
-            line = self.line().decode("iso-8859-1")
-            if not line:
-                return found
-            total += len(line)
-            name, colon, value = line.partition(":")
-            if line[0] in " \t" and found:  # RFC 9112 section 5.2: a folded line
-                found[-1] = found[-1][0], f"{found[-1][1]} {line.strip()}"
-            elif not colon or not _is_token(name):
-                raise _Nonsense("a header line that is none")
-            else:
-                found.append((name, value.strip(" \t")))
-            if "\r" in line or "\0" in line or total > _HEAD_LIMIT:
-                raise _Nonsense(f"a bare CR or NUL in the header, or more than {_HEAD_LIMIT} bytes of it")
+def _fields(lines: list[str]) -> list[tuple[str, str]]:
+    """Names and values of header lines (RFC 9112 section 5)."""
+    found: list[tuple[str, str]] = []
+    if len(lines) > _HEAD_LINES:
         raise _Nonsense(f"more than {_HEAD_LINES} header lines")
+    for line in lines:
+        line = line[:-1] if line[-1:] == "\r" else line
+        name, colon, value = line.partition(":")
+        if line[:1] in " \t" and found:  # RFC 9112 section 5.2: a folded line
+            found[-1] = found[-1][0], f"{found[-1][1]} {line.strip()}"
+        elif colon and _is_token(name) and len(line) <= _LINE_LIMIT and "\r" not in line and "\0" not in line:
+            found.append((name, value.strip(" \t")))
+        else:
+            raise _Nonsense(f"a header line that is none, or has a bare CR, NUL or more than {_LINE_LIMIT} bytes")
+    return found
 
 
 class _Body(io.RawIOBase):
@@ -1939,37 +1920,41 @@ class _Body(io.RawIOBase):
             raise urllib.error.URLError(error) from error
 
     def _some(self, connection: _Connection, size: int) -> bytes:
-        if self._chunked and self._left == 0:
-            line = connection.line(strict=True).partition(b";")[0].rstrip(b" \t")  # RFC 9112 section 7.1
+        if self._chunked and self._left == 0:  # RFC 9112 section 7.1
+            line = connection.until((b"\r\n",), _LINE_LIMIT).partition(b";")[0].rstrip(b" \t\r\n")
             if not 0 < len(line) <= 16 or line.translate(None, b"0123456789abcdefABCDEF"):
                 raise _Nonsense("a chunk without a valid size")
             self._left = int(line, 16)
             if self._left == 0:
-                connection.fields()
-                self._end(connection)
-                return b""
+                for _ in range(_HEAD_LINES):  # trailers
+                    line = connection.until((b"\n",), _LINE_LIMIT)
+                    if line in (b"\r\n", b"\n"):
+                        self._end(connection)
+                        return b""
+                    _fields([line[:-1].decode("iso-8859-1")])
+                raise _Nonsense(f"more than {_HEAD_LINES} trailer lines")
         data = connection.some(size if self._left is None else min(size, self._left))
         if self._left is not None:
             if not data:
                 raise http.client.RemoteDisconnected("the connection was closed in the middle of the body")
             self._left -= len(data)
-            if self._left == 0 and self._chunked and connection.line(strict=True):
+            if self._chunked and self._left == 0 and connection.until((b"\n",), _LINE_LIMIT) != b"\r\n":
                 raise _Nonsense("a chunk that does not end where it should")
-        if not self._chunked and not self._left and (self._left == 0 or not data):
+        if not self._chunked and (self._left == 0 or not data):
             self._end(connection)
         return data
 
     def _end(self, connection: _Connection) -> None:
         """Keep the connection, unless more came than the answer."""
         self._connection = None
-        if self._keep is None or connection.at < len(connection.buffer):
-            connection.close()
+        if self._keep is None or connection.buffer:
+            connection.sock.close()
         else:
             self._keep()
 
     def _drop(self) -> None:
         if self._connection is not None:
-            self._connection.close()
+            self._connection.sock.close()
             self._connection = None
 
     def close(self) -> None:
@@ -2035,33 +2020,32 @@ class _Pool:
 
     def take(self, key: tuple[Any, ...]) -> _Connection | None:
         """An idle connection that is still alive."""
-        idle = self._idle.get(key)
-        while idle:
-            connection = _pop(idle.pop)
-            if connection is not None and connection.is_alive():
+        while True:
+            try:
+                connection = self._idle[key].pop()
+            except (KeyError, IndexError):
+                return None
+            if connection.is_alive():
                 return connection
-            if connection is not None:
-                connection.close()
-        return None
+            connection.sock.close()
 
     def give(self, key: tuple[Any, ...], connection: _Connection) -> None:
-        if key[0] != os.getpid():  # read to its end in a forked child; it is the parent's
-            connection.close()
+        idle = self._idle.setdefault(key, deque())
+        if key[0] != os.getpid() or len(idle) >= _IDLE_MOST:  # read to its end in a forked child: it is the parent's
+            connection.sock.close()
             return
         connection.since = _now()
-        idle = self._idle.setdefault(key, deque())
         idle.append(connection)
-        while len(idle) > _IDLE_MOST or (idle and _since(idle[0].since) >= _IDLE_LIMIT):
-            oldest = _pop(idle.popleft)
-            if oldest is not None:
-                oldest.close()
+        self.close(idle, _IDLE_LIMIT)
 
-    def close(self) -> None:
-        for idle in list(self._idle.values()):
-            while idle:
-                connection = _pop(idle.pop)
-                if connection is not None:
-                    connection.close()
+    def close(self, only: deque[_Connection] | None = None, after: float = -1.0) -> None:
+        """Close what has been idle for longer than `after` seconds."""
+        for idle in list(self._idle.values()) if only is None else (only,):
+            try:
+                while _since(idle[0].since) > after:
+                    idle.popleft().sock.close()
+            except IndexError:
+                pass
 
     def exchange(self, request: Any) -> _Answer:
         """Send a request, on a kept connection where there is one, and return its answer."""
@@ -2085,7 +2069,7 @@ class _Pool:
             except BaseException as error:
                 stale = reused and repeatable and connection is not None and not connection.heard
                 if connection is not None:
-                    connection.close()
+                    connection.sock.close()
                 if isinstance(error, urllib.error.URLError) or not isinstance(error, OSError):
                     raise
                 if not stale or isinstance(error, socket.timeout):
@@ -2097,16 +2081,16 @@ class _Pool:
     ) -> _Connection:
         if deadline is None and timeout is not None:
             deadline = time.monotonic() + timeout
-        host, port = _host_and_port(proxy, "http") if proxy is not None else site[1:]
+        host, port = _host_and_port(proxy, 80) if proxy is not None else site[1:]
         connection = _Connection(_open_socket(host, port, deadline), deadline)
         try:
             scheme, host, port = site
             if proxy is not None and scheme == "https":  # RFC 9110 section 9.3.6
                 authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
                 headers = {"Host": authority, **({"Proxy-Authorization": credentials} if credentials else {})}
-                connection.send(_write_head("CONNECT", authority, headers))
-                _, status, reason, _ = connection.answer()
-                if not 200 <= status < 300 or connection.at < len(connection.buffer):
+                broken = connection.write(_write_head("CONNECT", authority, headers), None, 0)
+                _, status, reason, _ = connection.answer(broken)
+                if not 200 <= status < 300 or connection.buffer:
                     raise OSError(f"the proxy refused the tunnel: {status} {reason}")
             if scheme == "https":
                 # Bytes, since a str is taken through encodings.idna, whose import takes a millisecond.
@@ -2116,19 +2100,12 @@ class _Pool:
                 connection.pace()
                 connection.sock.do_handshake()
         except BaseException:
-            connection.close()
+            connection.sock.close()
             raise
         return connection
 
 
 _title = functools.lru_cache(maxsize=256)(str.title)
-
-
-def _pop(pop: Callable[[], _Connection]) -> _Connection | None:
-    try:
-        return pop()
-    except IndexError:  # another thread was faster
-        return None
 
 
 def _route(request: Any) -> tuple[str, dict[str, str], str, tuple[Any, ...], str | None]:
@@ -2185,14 +2162,14 @@ def _write_head(method: str, target: str, headers: dict[str, str]) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("iso-8859-1")
 
 
-def _check_body(method: str, headers: dict[str, str], data: Any) -> str | None:
-    """The body's Content-Length, or None: in chunks. ValueError where headers and body contradict each other."""
+def _check_body(method: str, headers: dict[str, str], data: Any) -> int | None:
+    """The body's length, or None: in chunks. ValueError where headers and body contradict each other."""
     length, coding = headers.get("Content-Length"), headers.get("Transfer-Encoding")
     headers.setdefault("Accept-Encoding", "identity")
     if length is None and coding is None and data is None:
         if method in ("POST", "PUT", "PATCH"):
             headers["Content-Length"] = "0"
-        return "0"
+        return 0
     if (length is None) == (coding is None) or (coding is not None and (data is None or coding.lower() != "chunked")):
         raise ValueError("headers: a body goes with either a Content-Length or Transfer-Encoding: chunked")
     if length is not None and not (length.isascii() and length.isdigit() and len(length) < 19):
@@ -2200,7 +2177,7 @@ def _check_body(method: str, headers: dict[str, str], data: Any) -> str | None:
     size = 0 if data is None else len(data) if isinstance(data, bytes) else None
     if length is not None and size is not None and int(length) != size:
         raise ValueError(f"headers: Content-Length says {length}, but the body has {size} bytes")
-    return length
+    return None if length is None else int(length)
 
 
 def _pieces(data: Any, length: int | None) -> Iterator[bytes]:
@@ -2306,11 +2283,10 @@ class DemoServer:
         self.expires_in = expires_in
         self.refresh_in: float | None = None
         self.token_requests = 0
-        self.tell: Callable[[str], None] = lambda line: None  # gets a line for each event
-        self._lock = threading.Lock()  # guards token_requests and _tokens
+        self.tell: Callable[[str], object] = lambda line: None  # gets a line for each request
+        self._lock = threading.Lock()  # guards token_requests
         self._tokens: dict[str, tuple[float, str]] = {}
         self._failing: int | None = None
-        self._server: Any = None
 
     def __enter__(self) -> DemoServer:
         self._server = _make_server(self)
@@ -2325,51 +2301,46 @@ class DemoServer:
 
     def revoke(self) -> None:
         """Let the API answer 401 to every token issued so far."""
-        with self._lock:
-            self._tokens.clear()
+        self._tokens = {}
 
     def fail(self, status: int | None) -> None:
         """Let the token endpoint answer this HTTP status from now on; None: work again."""
         self._failing = status
 
-    def _issue(self, form: dict[str, str], basic: str) -> tuple[int, dict[str, Any]]:
-        """The token endpoint: status and JSON."""
+    def _issue(self, form: dict[str, str], proof: str) -> tuple[int, dict[str, Any]]:
         with self._lock:
             self.token_requests += 1
-        client, secret = form.get("client_id", ""), form.get("client_secret", "")
-        if basic[:6].lower() == "basic ":
-            pair = base64.b64decode(basic[6:].encode() + b"==").decode("utf-8", "replace")
-            client, secret = (urllib.parse.unquote_plus(part) for part in (pair + ":").split(":")[:2])
+        pair = [form.get("client_id", ""), form.get("client_secret", "")]
+        if proof[:6] == "Basic ":
+            text = base64.b64decode(proof[6:] + "==").decode("utf-8", "replace")
+            pair = [urllib.parse.unquote_plus(part) for part in text.split(":")]
         scope = form.get("scope", "read")
         if self._failing is not None:
             return self._failing, {}
-        if (client, secret) != (self.client_id, self.client_secret):
-            return 401, {"error": "invalid_client", "error_description": "unknown client or wrong secret"}
+        if pair != [self.client_id, self.client_secret]:
+            return 401, {"error": "invalid_client", "error_description": "unknown client, or wrong secret"}
         if form.get("grant_type") != "client_credentials":
             return 400, {"error": "unsupported_grant_type"}
         if set(scope.split()) - {"read", "write"}:
             return 400, {"error": "invalid_scope", "error_description": "the scopes here are read and write"}
         token = "demo-" + base64.urlsafe_b64encode(os.urandom(24)).decode()
+        self._tokens[token] = time.monotonic() + (self.expires_in or 3600), scope
         answer = {"access_token": token, "token_type": "Bearer", "scope": scope}
-        extra = {"expires_in": self.expires_in, "refresh_in": self.refresh_in}
-        with self._lock:
-            self._tokens[token] = time.monotonic() + (self.expires_in or 3600), scope
-        return 200, {**answer, **{name: value for name, value in extra.items() if value is not None}}
+        times = {"expires_in": self.expires_in, "refresh_in": self.refresh_in}
+        return 200, {**answer, **{name: value for name, value in times.items() if value is not None}}
 
-    def _serve(self, method: str, path: str, headers: Any, body: bytes) -> tuple[int, dict[str, Any]]:
-        if method == "POST" and path == "/oauth/token":
-            form = dict(urllib.parse.parse_qsl(body.decode("utf-8", "replace")))
-            status, answer = self._issue(form, headers.get("Authorization", ""))
-            asked = f"scope={form.get('scope', '')}"
+    def _serve(self, method: str, path: str, proof: str, body: str) -> tuple[int, dict[str, Any]]:
+        if (method, path) == ("POST", "/oauth/token"):
+            form = dict(urllib.parse.parse_qsl(body))
+            status, answer = self._issue(form, proof)
+            seen = f"scope={form.get('scope', '')}"
         else:
-            with self._lock:
-                until, scope = self._tokens.get(headers.get("Authorization", "")[7:], (0.0, ""))
-            good = time.monotonic() < until
-            answer = {"method": method, "path": path, "scope": scope, "body": body.decode("utf-8", "replace")}
-            status, answer = (200, answer) if good else (401, {"error": "invalid_token"})
-            asked = "with a token" if "Authorization" in headers else "without a token"
-        outcome = answer.get("error", "")
-        self.tell(f"{method} {path} ({asked}) -> {status} {outcome}".rstrip())
+            until, scope = self._tokens.get(proof[7:], (0.0, ""))
+            status, answer = 401, {"error": "invalid_token"}
+            if time.monotonic() < until:
+                status, answer = 200, {"method": method, "path": path, "scope": scope, "body": body}
+            seen = f"{'with' if proof else 'without'} a token"
+        self.tell(f"{method} {path} ({seen}) -> {status} {answer.get('error', '')}".rstrip())
         return status, answer
 
 
@@ -2382,22 +2353,21 @@ def _make_server(demo: DemoServer) -> Any:
 
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            while "chunked" in self.headers.get("Transfer-Encoding", ""):
+            while "Transfer-Encoding" in self.headers:
                 size = int(self.rfile.readline(), 16)
                 body += self.rfile.read(size)
                 self.rfile.readline()
-                if not size:
+                if size == 0:
                     break
-            status, answer = demo._serve(self.command, self.path, self.headers, body)
+            proof = self.headers.get("Authorization", "")
+            status, answer = demo._serve(self.command, self.path, proof, body.decode("utf-8", "replace"))
             content = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
-            self.send_header("Cache-Control", "no-store")  # RFC 6749 section 5.1
             self.send_header("Content-Length", str(len(content)))
             if status == 401:
-                basic = self.path == "/oauth/token"
-                error = "" if "Authorization" not in self.headers else ', error="invalid_token"'
-                self.send_header("WWW-Authenticate", 'Basic realm="demo"' if basic else 'Bearer realm="demo"' + error)
+                bearer = 'Bearer realm="demo"' + (', error="invalid_token"' if proof else "")
+                self.send_header("WWW-Authenticate", 'Basic realm="demo"' if self.command == "POST" else bearer)
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(content)
@@ -2408,12 +2378,11 @@ def _make_server(demo: DemoServer) -> Any:
             """Print nothing: `tell` does."""
 
     class Server(http.server.ThreadingHTTPServer):
-        daemon_threads = True
-        block_on_close = False
         request_queue_size = 128
+        block_on_close = False
 
         def handle_error(self, *_: Any) -> None:
-            """Print nothing: a client that hangs up is none of the user's problems."""
+            """Print nothing: a client that hangs up is no fault of anybody."""
 
     return Server(("127.0.0.1", 0), Handler)
 
@@ -2423,40 +2392,39 @@ def _demo() -> int:
     start = time.monotonic()
 
     def tell(line: str) -> None:
-        print(f"{time.monotonic() - start:6.2f} s    {line}", flush=True)
+        print(f"{time.monotonic() - start:5.2f} s  {line}", flush=True)
 
     with DemoServer() as server:
-        server.tell = lambda line: tell("  on the wire: " + line)
-        tell(f"A DemoServer listens on {server.url}; its secrets and tokens are not shown.")
-        session = OAuthSession(server.client_id, server.client_secret, ["read"], server.token_url)
-        tell("1. The first call fetches a token, then calls the API:")
-        tell(f"  session.get(...) -> {session.get(server.url + '/me').status}")
-        tell("2. The second call uses the same token:")
-        tell(f"  session.get(...) -> {session.get(server.url + '/me').status}")
+        server.tell = lambda line: tell("     on the wire: " + line)
+        session = OAuthSession(server.client_id, server.client_secret, "read", server.token_url, base_url=server.url)
+        tell(f"A DemoServer listens on {server.url}. Secrets and tokens are not shown.")
+        for title in ("1. The first call fetches a token:", "2. The second call uses the same one:"):
+            tell(title)
+            tell(f"     session.get('/me') -> {session.get('/me').status}")
         tell("3. A token that is due is used once more, while a thread renews it in the background:")
         server.refresh_in = 0.5
         session.source.clear()
         before = session.access_token
-        time.sleep(0.6)
         server.refresh_in = None
-        tell(f"  session.get(...) -> {session.get(server.url + '/me').status}")
+        time.sleep(0.6)
+        tell(f"     session.get('/me') -> {session.get('/me').status}")
         for _ in range(200):  # ten seconds at the most
             if session.access_token != before:
+                tell("     the session has another token now")
                 break
             time.sleep(0.05)
-        tell(f"  the token is another one now: {session.access_token != before}")
-        tell("4. The server revokes the token; one 401, one new token, and the same call again:")
+        tell("4. A revoked token is replaced after one 401, and the call is sent again:")
         server.revoke()
-        tell(f"  session.get(...) -> {session.get(server.url + '/me').status}")
-        for number, words, secret, scope in (
-            (5, "A wrong secret (tried in both places where servers look for it)", "wrong", "read"),
-            (6, "A scope that the server does not know", server.client_secret, "everything"),
+        tell(f"     session.get('/me') -> {session.get('/me').status}")
+        for title, secret, scope in (
+            ("5. A wrong secret, tried in both places where servers look for it:", "wrong", "read"),
+            ("6. A scope that the server does not know:", server.client_secret, "everything"),
         ):
-            tell(f"{number}. {words} is an exception:")
+            tell(title)
             try:
                 OAuthSession(server.client_id, secret, scope, server.token_url).get(server.url)
             except OAuthResponseError as error:
-                tell(f"  {type(error).__name__}: {error}")
+                tell(f"     {type(error).__name__}: {error}")
         tell(f"Done: {server.token_requests} token requests in all.")
     return 0
 
@@ -2466,36 +2434,32 @@ def _parser() -> Any:
 
     parser = argparse.ArgumentParser(
         prog="oauth_session.py",
-        description="Call an API with an OAuth 2.0 token, obtained by the client credentials grant (RFC 6749).",
-        epilog="Settings come from the flags, else from OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET or "
-        "OAUTH_CLIENT_SECRET_FILE, OAUTH_SCOPE, OAUTH_TOKEN_URL, OAUTH_AUDIENCE, OAUTH_RESOURCE, OAUTH_AUTH_METHOD, "
-        "OAUTH_BASE_URL. There is no flag for the secret, since others could see it in the list of processes. "
-        "Exit status: 0; 1: no token or no answer; 2: wrong settings; 22: a status of 400 or more with --fail.",
+        description="Call an API with an OAuth 2.0 token, obtained by the client credentials grant.",
+        epilog="What no flag says comes from OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET or OAUTH_CLIENT_SECRET_FILE, "
+        "OAUTH_SCOPE, OAUTH_TOKEN_URL, OAUTH_AUDIENCE, OAUTH_RESOURCE, OAUTH_AUTH_METHOD, OAUTH_BASE_URL. The secret has no flag, "
+        "since others could see it in the list of processes. Exit status: 0; 1: no token or no answer; 2: wrong "
+        "settings; 22: a status of 400 or more with --fail.",
     )
     add = parser.add_argument
-    add("url", nargs="?", metavar="URL", help="what to call; prints the body of the answer")
+    add("url", nargs="?", metavar="URL", help="what to call; the body of the answer is printed")
     add("--demo", action="store_true", help="show how it works, with a server of its own; needs nothing else")
     add("--token", action="store_true", help="print the access token, and nothing else")
     add("-X", "--request", metavar="METHOD", help="HTTP method; default GET, with -d POST")
     add("-d", "--data", help="body, sent as a form unless -H says otherwise; @FILE: of a file, @-: of standard input")
     add("-H", "--header", metavar="'NAME: VALUE'", action="append", default=[], help="a header; may be repeated")
-    add("-i", "--include", action="store_true", help="print the status line and headers too")
+    add("-i", "--include", action="store_true", help="print status and headers too")
     add("-f", "--fail", action="store_true", help="print no body at a status of 400 or more, and exit with 22")
-    add("--client-id", metavar="ID")
     add("--client-secret-file", metavar="FILE", help="file that holds the secret; -: standard input")
-    add("--scope", metavar="SCOPES", help="separated by spaces")
-    add("--token-url", metavar="URL", help="the authorisation server's token endpoint")
-    add("--audience", metavar="TEXT")
+    for name in ("client-id", "scope", "token-url", "audience", "auth-method", "base-url"):
+        add("--" + name, metavar=name.rpartition("-")[2].upper())
     add("--resource", metavar="URI", action="append")
-    add("--auth-method", metavar="METHOD", help=", ".join(_METHODS))
-    add("--timeout", metavar="SECONDS", type=float, default=30.0, help="default %(default)g")
+    add("--timeout", metavar="SECONDS", type=float, help="default 30")
     add("--version", action="version", version=f"oauth_session {__version__}")
     return parser
 
 
 def _session_of(options: Any) -> OAuthSession:
-    names = ("client_id", "scope", "token_url", "audience", "resource", "auth_method", "timeout")
-    settings = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    settings = {name: value for name, value in vars(options).items() if name in _SETTINGS and value is not None}
     if options.client_secret_file == "-":
         secret = sys.stdin.readline()
         settings["client_secret"] = secret[:-1] if secret.endswith("\n") else secret
@@ -2510,31 +2474,28 @@ def _session_of(options: Any) -> OAuthSession:
 
 def _call(options: Any, session: OAuthSession) -> int:
     """Call the URL and print what it answers, as curl does."""
-    body = None
+    body, headers = None, {}
     if options.data is not None:
-        body = options.data.encode()
+        body, headers["content-type"] = options.data.encode(), "application/x-www-form-urlencoded"
         if options.data[:1] == "@":
             try:
                 with open(options.data[1:] if options.data != "@-" else 0, "rb") as file:
                     body = file.read()
             except OSError as error:
                 raise ValueError(f"-d: cannot read {options.data[1:]}: {error.strerror}") from None
-    headers = {"Content-Type": "application/x-www-form-urlencoded"} if body is not None else {}
     for line in options.header:
         name, colon, value = line.partition(":")
         if not colon:
             raise ValueError(f"-H takes 'Name: value', not {line!r}")
-        headers = {known: text for known, text in headers.items() if known.lower() != name.strip().lower()}
+        headers.pop(name.strip().lower(), None)
         headers[name.strip()] = value.strip()
     method = options.request or ("GET" if body is None else "POST")
     response = session.request(method, options.url, data=body, headers=headers)
-    failed = options.fail and not response.ok
-    out = sys.stdout.buffer
+    failed, out = options.fail and not response.ok, sys.stdout.buffer
     if options.include:
         lines = [f"HTTP/1.1 {response.status} {response.reason}", *(f"{k}: {v}" for k, v in response.headers.items())]
         out.write(("\r\n".join(lines) + "\r\n\r\n").encode("iso-8859-1", "replace"))
-    if not failed:
-        out.write(response.content)
+    out.write(b"" if failed else response.content)
     out.flush()
     if failed:
         print(f"oauth_session: {_place(response.url)} answered {response.status} {response.reason}", file=sys.stderr)
@@ -2542,9 +2503,9 @@ def _call(options: Any, session: OAuthSession) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line (`python3 oauth_session.py --help`) and return its exit status.
+    """Run the command line (`--help` tells how) and return its exit status. Errors are one line on standard error.
 
-    arguments: default sys.argv[1:]. Errors are one line on standard error.
+    arguments: default sys.argv[1:].
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -2554,16 +2515,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.demo:
             return _demo()
         with _session_of(options) as session:
-            if options.token:
-                print(session.access_token)
-                return 0
-            return _call(options, session)
+            if not options.token:
+                return _call(options, session)
+            print(session.access_token)
+            return 0
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         return 1
     except KeyboardInterrupt:
         return 130
-    except (urllib.error.URLError, ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError) as error:
         print(f"oauth_session: {' '.join(str(error).split())}", file=sys.stderr)
         return 1 if isinstance(error, OSError) else 2
 

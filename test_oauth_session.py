@@ -3210,7 +3210,7 @@ class TestCommandLine:
     def test_the_demo_shows_each_event_and_no_secret(self):
         status, out, err = self.run("--demo")
         assert (status, err) == (0, "")
-        marks = ["DemoServer", "1.", "-> 200", "2.", "3.", "True", "4.", "-> 401 invalid_token", "5."]
+        marks = ["DemoServer", "1.", "-> 200", "2.", "3.", "another token now", "4.", "-> 401 invalid_token", "5."]
         marks += ["OAuthInvalidClient", "6.", "OAuthInvalidScope", "token requests in all"]
         places = [out.find(mark) for mark in marks]
         assert -1 not in places and places == sorted(places), list(zip(marks, places))
