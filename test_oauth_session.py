@@ -3210,8 +3210,8 @@ class TestCommandLine:
     def test_the_demo_shows_each_event_and_no_secret(self):
         status, out, err = self.run("--demo")
         assert (status, err) == (0, "")
-        marks = ["DemoServer", "1.", "-> 200", "2.", "3.", "another token now", "4.", "-> 401 invalid_token", "5."]
-        marks += ["OAuthInvalidClient", "6.", "OAuthInvalidScope", "token requests in all"]
+        marks = ["DemoServer", "1. T", "-> 200", "2. T", "3. A", "another token now", "4. A", "-> 401 invalid_token", "5. A"]
+        marks += ["OAuthInvalidClient", "6. A", "OAuthInvalidScope", "token requests in all"]
         places = [out.find(mark) for mark in marks]
         assert -1 not in places and places == sorted(places), list(zip(marks, places))
         assert oauth_session.DemoServer.client_secret not in out and not re.search(r"demo-[\w-]{20}", out)
