@@ -656,7 +656,9 @@ class OAuthSession:
         _refuse(unknown, f"{method}()".lower())
         _check_head(method, (headers or {}).items())
         body, content_type = _encode_body(data, json)
-        request = urllib.request.Request(self._absolute(_add_params(url, params)), body, method=method)
+        url = self._absolute(_add_params(url, params))
+        host = _origin(url)[1]  # else urllib takes the URL apart once more
+        request = urllib.request.Request(url, body, origin_req_host=host, method=method)
         timeout = self._dress(request, headers or {}, content_type, timeout)
         packed = not (request.has_header("Accept-encoding") or request.has_header("Range"))
         if packed:

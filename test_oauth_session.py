@@ -3301,3 +3301,84 @@ class TestCommandLine:
     def test_a_wrong_flag_is_exit_2(self, arguments, call, auth):
         status, out, err = call(*arguments)
         assert (status, out, "Traceback" in err, auth.seen) == (2, "", False, [])
+
+
+class TestVendoring:
+    """The file works alone, wherever it is copied to; what the README shows is run."""
+
+    HERE = os.path.dirname(os.path.abspath(__file__))
+
+    def text_of(self, name):
+        with open(os.path.join(self.HERE, name), encoding="utf-8") as file:
+            return file.read()
+
+    def alone(self, folder, program, *flags):
+        shutil.copy(oauth_session.__file__, str(folder))
+        program = f"import sys; sys.path.insert(0, {str(folder)!r})\n" + program
+        return subprocess.run(
+            [sys.executable, "-I", "-S", "-B", "-W", "error", *flags, "-c", program],
+            cwd=str(folder), env={}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, encoding="utf-8")
+
+    def test_file_alone_works_and_leaves_nothing_behind(self, tmp_path):
+        result = self.alone(tmp_path, """if True:
+            from oauth_session import *
+            with DemoServer() as server:
+                session = OAuthSession(server.client_id, server.client_secret, "read", server.token_url)
+                print(session.get(server.url + "/me").status)
+                server.fail(400)
+                session.source.clear()
+                try:
+                    session.get(server.url + "/me")
+                except OAuthResponseError as error:
+                    print(error.status)
+            """)
+
+        assert (result.stdout.split(), result.stderr, os.listdir(str(tmp_path))) == (["200", "400"], "", ["oauth_session.py"])
+
+    def test_import_brings_in_nothing_that_a_cold_start_would_pay_for(self, tmp_path):
+        heavy = "typing dataclasses logging argparse http.server concurrent.futures asyncio multiprocessing".split()
+        result = self.alone(tmp_path, """if True:
+            import urllib.request, json, ssl, threading
+            before = set(sys.modules)
+            import oauth_session
+            print(*sorted(set(sys.modules) - before))
+            """)
+
+        assert (set(result.stdout.split()) & set(heavy), result.stderr) == (set(), "")
+
+    def test_two_copies_in_one_process_do_not_disturb_each_other(self, tmp_path):
+        result = self.alone(tmp_path, """if True:
+            import shutil
+            shutil.copy("oauth_session.py", "vendored.py")
+            import oauth_session, vendored
+            with oauth_session.DemoServer() as server:
+                for module in (oauth_session, vendored):
+                    session = module.OAuthSession(server.client_id, server.client_secret, "read", server.token_url)
+                    print(session.get(server.url + "/me").status, type(session).__module__)
+            """)
+
+        assert (result.stdout.split(), result.stderr) == (["200", "oauth_session", "200", "vendored"], "")
+
+    def test_blocks_of_the_readme_run(self, tmp_path, capsys):
+        blocks = re.findall(r"```python\n(.*?)```", self.text_of("README.md"), re.S)
+        with oauth_session.DemoServer() as server:
+            for block in blocks:
+                if "base_url=None" in block:  # a signature
+                    continue
+                for written, real in (
+                    ("https://auth.example.com/oauth/token", server.token_url), ("my-client", server.client_id),
+                    ("my-secret", server.client_secret), ("https://api.example.com", server.url),
+                ):  # fmt: skip
+                    block = block.replace(written, real)
+                exec(compile(block, "README.md", "exec"), {})
+
+        assert len(blocks) == 5
+        assert capsys.readouterr().out.split() == ["/me", "200", "2"]
+
+    def test_licence_travels_with_the_file(self):
+        code = self.text_of("oauth_session.py")
+
+        licence = "\n".join(line[2:] for line in code[code.index("# MIT License"):].splitlines())
+
+        assert licence.split() == self.text_of("LICENSE").split()
+        assert re.search(r'^__version__ = "[0-9.]+"$', code, re.M)
