@@ -219,7 +219,8 @@ def _clean_headers(headers: Any, secrets: Iterable[str]) -> http.client.HTTPMess
     """Headers for an exception, which may be shown or pickled."""
     clean = http.client.HTTPMessage()
     for name, value in headers.items():
-        clean.set_raw(name, _clean(value, secrets))
+        if not any(secret in name for secret in secrets):
+            clean.set_raw(name, _clean(value, secrets))
     return clean
 
 
@@ -238,6 +239,7 @@ def _log(level: str, message: str, *values: object) -> None:
 _UNKNOWN_LIFE = 3600.0  # seconds a token without a usable expires_in is kept
 _LONGEST_LIFE = 100 * 366 * 86400.0  # seconds; more is nonsense
 _EXPIRED_BEFORE = 10.0  # seconds of life left that count as none: the request has to travel, and clocks differ
+_SOONEST_REFRESH = 1.0  # seconds; a refresh_in of less would cause a token request for each call
 _TOKEN_LIMIT = 65536  # characters; no server takes a longer header line
 
 FRESH, DUE, EXPIRED = "fresh", "due", "expired"
@@ -285,6 +287,8 @@ class Token:
             raise TypeError(f"access_token must be a str, not {type(access_token).__name__}")
         if not (_is_visible(access_token) and 0 < len(access_token) <= _TOKEN_LIMIT):
             raise ValueError("access_token must be 1 to 65536 visible ASCII characters, to stand in a header")
+        if expires_at is not None and not abs(float(expires_at)) < float("inf"):
+            raise ValueError("expires_at must be a finite number of seconds since the epoch, or None")
         for name, value in zip(self.__slots__, (access_token, token_type, expires_at, scope, raw)):
             object.__setattr__(self, name, value)
 
@@ -299,10 +303,11 @@ class Token:
             raise OAuthMalformedResponse("the token response is not a JSON object")
         token_type = mapping.get("token_type") or "Bearer"  # Deviation: required, but some servers leave it out
         if not isinstance(token_type, str) or token_type.lower() != "bearer":
-            raise OAuthMalformedResponse(f"only token_type Bearer is spoken here, not {_clean(token_type)!r}")
+            shown = _clean(token_type, [str(mapping.get("access_token") or "Bearer")], 80)
+            raise OAuthMalformedResponse(f"only token_type Bearer is spoken here, not {shown!r}")
         seconds, scope = _seconds(mapping.get("expires_in")), mapping.get("scope")
         if seconds is None and mapping.get("expires_in") is not None:
-            _log("warning", "expires_in makes no sense and counts as missing: %s", _clean(mapping["expires_in"]))
+            _log("warning", "an expires_in that makes no sense counts as missing")
         if isinstance(scope, (list, tuple)):  # Deviation: Twitch sends a list
             scope = " ".join(map(str, scope))
         start = time.time() if requested_at is None else requested_at
@@ -317,7 +322,8 @@ class Token:
             raise OAuthMalformedResponse(f"the token response has no usable token: {error}") from None
 
     def __repr__(self) -> str:
-        return f"Token('***', token_type={self.token_type!r}, expires_at={self.expires_at!r}, scope={self.scope!r})"
+        scope = None if self.scope is None else _clean(self.scope, [self.access_token])
+        return f"Token('***', token_type={self.token_type!r}, expires_at={self.expires_at!r}, scope={scope!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = {name: getattr(self, name) for name in self.__slots__[1:]}
@@ -350,7 +356,7 @@ class _Held:
         self.end = since[1] + life
         self.expired = min(_EXPIRED_BEFORE, life / 10)
         refresh_in = _seconds(raw.get("refresh_in"))
-        self.due = min(refresh_before, life / 2) if refresh_in is None else life - refresh_in
+        self.due = min(refresh_before, life / 2) if refresh_in is None else life - max(refresh_in, _SOONEST_REFRESH)
 
     def left(self) -> float:
         """Seconds to live, by the clock that says less."""
@@ -435,10 +441,13 @@ class Response:
     @property
     def text(self) -> str:
         """The body as text, by the charset of its Content-Type, else UTF-8; what does not decode is replaced."""
+        found = re.search(r'charset="?([\w.:-]{1,40})', self.headers.get("Content-Type", "")[:500], re.ASCII | re.I)
         try:
-            return self.content.decode(self.headers.get_content_charset() or "utf-8", "replace")
-        except LookupError:
-            return self.content.decode("utf-8", "replace")
+            if found and found[1].lower() not in ("idna", "punycode", "undefined"):  # Trap: two raise, one takes hours
+                return self.content.decode(found[1], "replace")
+        except (LookupError, ValueError):
+            pass
+        return self.content.decode("utf-8", "replace")
 
     def json(self) -> Any:
         """The body parsed as JSON; ValueError, with status and content type, if it is something else."""
@@ -447,7 +456,7 @@ class Response:
         except (ValueError, RecursionError):
             kind = _clean(self.headers.get("Content-Type") or "of no Content-Type", limit=80)
             size = len(self.content)
-            raise ValueError(f"not JSON but {size} bytes {kind}, status {self.status}, {self.url}") from None
+            raise ValueError(f"not JSON but {size} bytes {kind}, status {self.status}, {_place(self.url)}") from None
 
     def raise_for_status(self) -> Response:
         """Return the response itself below 400; else raise OAuthBearerError if the token was refused, or HTTPError."""
@@ -521,7 +530,7 @@ class OAuthSession:
         self._handlers = _check_handlers(setting["handlers"] or ())
         self._pool = _Pool(setting["context"])
         if setting["source"] is None:
-            fetch = ClientCredentials(
+            self._credentials = ClientCredentials(
                 **{name: setting[name] for name in _CREDENTIALS},
                 headers=self.headers,
                 timeout=30.0 if self.timeout is None else self.timeout,
@@ -529,7 +538,7 @@ class OAuthSession:
                 handlers=self._handlers,
                 pool=self._pool,
             )
-            vars(self)["source"] = TokenSource(fetch, refresh_before=setting["refresh_before"])
+            vars(self)["source"] = TokenSource(self._credentials, refresh_before=setting["refresh_before"])
         elif not isinstance(setting["source"], TokenSource):
             raise TypeError("source must be a TokenSource; of a function that returns a Token: TokenSource(function)")
         self.opener = self._make_opener()
@@ -587,11 +596,9 @@ class OAuthSession:
             if not hasattr(headers, "items"):
                 raise TypeError(f"headers must be a dict of names and values, not {type(value).__name__}")
             _check_head("GET", headers.items())
-            kept: dict[str, Any] = vars(self).get(name, {})  # one dict for ever: the token endpoint gets its User-Agent
-            items = list(headers.items())
-            kept.clear()
-            kept.update(items)
-            value = kept
+            value = dict(headers)
+            if "_credentials" in vars(self):
+                self._credentials._headers = value  # the token endpoint gets its User-Agent
         super().__setattr__(name, _check_timeout(value) if name == "timeout" else value)
 
     def __repr__(self) -> str:
@@ -650,10 +657,12 @@ class OAuthSession:
         data: bytes, text (as UTF-8), pairs (as a form), a binary file, or an iterable of bytes. json: any JSON value.
         headers: for this call; None takes one of the session's away.
         timeout: seconds for each network step and for the wait for a token; default: the session's; None: no limit.
-        Raises OAuthError where no token can be had (then nothing is sent), URLError where the API gives no answer,
+        Raises OAuthError where no token can be had, URLError where the API gives no answer,
         HTTPError for a redirect that is not followed, ValueError or TypeError before anything is sent.
         """
         _refuse(unknown, f"{method}()".lower())
+        if headers is not None and not hasattr(headers, "items"):
+            raise TypeError(f"headers must be a dict of names and values, not {type(headers).__name__}")
         _check_head(method, (headers or {}).items())
         body, content_type = _encode_body(data, json)
         url = self._absolute(_add_params(url, params))
@@ -682,6 +691,8 @@ class OAuthSession:
         """
         if isinstance(request, str):
             request = urllib.request.Request(self._absolute(request))
+        elif not isinstance(request, urllib.request.Request):
+            raise TypeError(f"open() takes a URL or a urllib.request.Request, not {type(request).__name__}")
         elif request.full_url != self._absolute(request.full_url):
             request.full_url = self._absolute(request.full_url)
         timeout = self._dress(request, {}, None, timeout)
@@ -714,8 +725,9 @@ class OAuthSession:
         self, request: urllib.request.Request, headers: Mapping[str, Any], content_type: str | None, timeout: Any
     ) -> float | None:
         """Put on the headers of the call, then the session's, then ours, where there is none; return the time-out."""
-        _check_head("GET", self.headers.items())
-        wanted = {name.lower(): value for name, value in (*self.headers.items(), *headers.items())}
+        session_headers = list(self.headers.items())
+        _check_head("GET", session_headers)
+        wanted = {name.lower(): value for name, value in (*session_headers, *headers.items())}
         if content_type:
             wanted.setdefault("content-type", content_type)
         for name, value in wanted.items():
@@ -724,9 +736,7 @@ class OAuthSession:
         return self.timeout if timeout is _NOT_GIVEN else _check_timeout(timeout)
 
     def _make_opener(self, *extra: Any) -> urllib.request.OpenerDirector:
-        import copy  # a handler belongs to one opener, and install() makes a second one
-
-        theirs = [one() if isinstance(one, type) else copy.copy(one) for one in self._handlers]
+        theirs = [_own(one) for one in self._handlers]
         ours = [
             urllib.request.ProxyHandler(), urllib.request.UnknownHandler(), urllib.request.HTTPDefaultErrorHandler(),
             urllib.request.HTTPErrorProcessor(), _HTTPHandler(self._pool),
@@ -753,7 +763,12 @@ class _Opener(urllib.request.OpenerDirector):
         self._session = session
 
     def open(self, fullurl: Any, data: Any = None, timeout: Any = _DEFAULT_TIMEOUT) -> Any:
-        return super().open(fullurl, data, self._session.timeout if timeout is _DEFAULT_TIMEOUT else timeout)
+        try:
+            return super().open(fullurl, data, self._session.timeout if timeout is _DEFAULT_TIMEOUT else timeout)
+        except BaseException:  # the caller may use the Request elsewhere
+            for handler in [] if isinstance(fullurl, str) else _exchanges(fullurl):
+                handler.http_response(fullurl, None)
+            raise
 
 
 def _check_timeout(timeout: Any) -> float | None:
@@ -781,6 +796,15 @@ def _check_handlers(handlers: Iterable[Any]) -> list[Any]:
         if not issubclass(kind, urllib.request.BaseHandler):
             raise TypeError(f"handlers must be urllib.request handlers, instances or classes, not {kind.__name__}")
     return handlers
+
+
+def _own(handler: Any) -> Any:
+    """A user's handler for one of our openers: it can belong to one only, and the session has several."""
+    import copy
+
+    if type(handler) is urllib.request.ProxyHandler:  # Trap: its methods are bound to the original, also in a copy
+        return urllib.request.ProxyHandler(handler.proxies)  # type: ignore[attr-defined]
+    return handler() if isinstance(handler, type) else copy.copy(handler)
 
 
 def _texts(name: str, value: Any) -> list[str]:
@@ -829,7 +853,10 @@ def _encode_body(data: Any, obj: Any) -> tuple[Any, str | None]:
     if obj is not None:
         if data is not None:
             raise ValueError("data and json contradict each other: leave one of them out")
-        return json.dumps(obj, allow_nan=False).encode(), "application/json"
+        try:
+            return json.dumps(obj, allow_nan=False).encode(), "application/json"
+        except RecursionError:
+            raise ValueError("json is nested too deeply") from None
     if data is None:
         return None, None
     if isinstance(data, str):
@@ -863,7 +890,8 @@ class _Exchange:
         self.inside: bool = before.inside if before else True  # whether every hop so far may see the token
         self.start: int | None = before.start if before else None  # where the body's file stood at first
         self.hops: int = before.hops if before else 0
-        self.linked = before is not None  # not yet sent, and no request of the caller's
+        self.linked = before is not None  # made by us, whoever opens it
+        self.tokens: set[str] = before.tokens if before else set()  # what no text may show
         self.replay = False
         self.sent: str | None = None  # the token that is on this request
 
@@ -902,12 +930,12 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
             origin: Origin | None = _origin(request.full_url)
         except ValueError:
             origin = None  # nothing of ours: whatever opens it
+        if exchange is not None and exchange.sent is not None:  # opened again: by the caller, or by another handler
+            self._take_off(request, exchange.sent)
+            exchange.sent = None
         if exchange is None or not exchange.linked:
-            if exchange is not None and exchange.sent is not None:
-                self._take_off(request, exchange.sent)  # a Request used again, after a call that ended in an exception
-            exchange = _Exchange(origin)
-            _exchanges(request)[self] = exchange
-        exchange.linked = False
+            # One that another redirect handler made has no first URL of the caller's.
+            exchange = _exchanges(request)[self] = _Exchange(None if request.unverifiable else origin)
         allowed = (exchange.first,) if self._origins is _FIRST_URL else self._origins
         exchange.inside = exchange.inside and origin is not None and origin in allowed
         data: Any = request.data
@@ -919,13 +947,14 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
                 _check_request(request)  # before a token is fetched in vain
                 token = self._obtain(request, origin)
             exchange.sent = token.access_token
+            exchange.tokens.add(exchange.sent)
             request.add_unredirected_header("Authorization", "Bearer " + exchange.sent)
         return request
 
     def _obtain(self, request: urllib.request.Request, origin: Origin) -> Token:
         """Wait for a token. Over a distance, opening the connection meanwhile saves two of six round trips."""
         timeout = _timeout_of(request)
-        away = origin[0] == "https" and not _is_loopback(origin[1]) and origin != self._source._origin
+        away = origin[0] == "https" and not _is_loopback(origin[1]) and self._source._origin not in (None, origin)
         if self.open_ahead is None or not away or self._source._held is not None:
             return self._source._obtain(timeout)
         drop = self.open_ahead(origin, timeout)
@@ -957,7 +986,7 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
         exchange = _exchanges(request).get(self)
         if exchange is None or exchange.sent is None:
             return None
-        refusal = _refusal(request.full_url, code, msg, headers, fp, exchange.sent)
+        refusal = _refusal(request.full_url, code, msg, headers, fp, exchange.tokens)
         if exchange.replay or isinstance(refusal, OAuthInsufficientScope):
             raise refusal
         try:
@@ -976,7 +1005,7 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
         """Raise OAuthBearerError if the API says that the token is the reason."""
         exchange = _exchanges(request).get(self)
         if exchange is not None and exchange.sent is not None and _bearer_challenge(headers) is not None:
-            raise _refusal(request.full_url, code, msg, headers, fp, exchange.sent)
+            raise _refusal(request.full_url, code, msg, headers, fp, exchange.tokens)
         return None
 
     http_error_400 = http_error_403
@@ -1005,15 +1034,15 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
             if not _rewind(data, exchange.start):
                 raise ValueError("the body cannot be sent again")
         except ValueError as error:
-            where = _clean(location, [exchange.sent] if exchange.sent else ())
+            where = _clean(location, exchange.tokens)
             message = f"{msg}: the redirect to {where!r} was not followed: {error}"
-            shown = _clean_headers(headers, [exchange.sent] if exchange.sent else ())
+            shown = _clean_headers(headers, exchange.tokens)
             raise _RedirectRefused(request.full_url, code, message, shown, fp) from None
         kept = {}
         for name, value in request.headers.items():
             lower = name.lower()
             mine = here == there and not (rewritten and lower.startswith("content-")) and lower != "proxy-authorization"
-            if mine or lower.startswith("accept") or lower == "user-agent":
+            if mine or lower in ("accept", "accept-language", "accept-encoding", "accept-charset", "user-agent"):
                 kept[name] = value
         hop = _next(request, url, data, kept, "GET" if rewritten else method)
         _exchanges(hop)[self].hops += 1
@@ -1072,9 +1101,9 @@ def _bearer_challenge(headers: http.client.HTTPMessage) -> dict[str, str] | None
     return max(found, key=lambda one: "error" in one, default=None)
 
 
-def _refusal(url: str, code: int, msg: str, headers: Any, fp: Any, token: str) -> OAuthBearerError:
+def _refusal(url: str, code: int, msg: str, headers: Any, fp: Any, tokens: Iterable[str]) -> OAuthBearerError:
     """The exception for an API's answer that refuses our token (RFC 6750 section 3.1)."""
-    challenge = {name: _clean(value, (token,)) for name, value in (_bearer_challenge(headers) or {}).items()}
+    challenge = {name: _clean(value, tokens) for name, value in (_bearer_challenge(headers) or {}).items()}
     error = challenge.get("error")
     if error == "insufficient_scope" or code == 403:
         kind: type[OAuthBearerError] = OAuthInsufficientScope
@@ -1088,14 +1117,14 @@ def _refusal(url: str, code: int, msg: str, headers: Any, fp: Any, token: str) -
     with fp:
         body = fp.read(_ERROR_BODY_LIMIT)
     return kind(
-        f"{_place(url)} refused the token: {code} {msg}{': ' if said else ''}{said}; {advice}",
+        f"{_place(url)} refused the token: {code} {_clean(msg, tokens)}{': ' if said else ''}{said}; {advice}",
         error=error,
         scope=challenge.get("scope"),
         realm=challenge.get("realm"),
         status=code,
-        url=url,
-        reason=msg,
-        headers=_clean_headers(headers, (token,)),
+        url=_clean(url, tokens, len(url)),
+        reason=_clean(msg, tokens),
+        headers=_clean_headers(headers, tokens),
         body=body,
     )
 
@@ -1128,6 +1157,7 @@ class _Traffic:
     """What a TokenSource knows about fetches, apart from the token. A fork or `clear()` begins with a new one."""
 
     def __init__(self) -> None:
+        self.process = os.getpid()
         self.lock = threading.Lock()  # guards this object and TokenSource._held; never held while user code runs
         self.flight: _Flight | None = None
         self.forced: _Flight | None = None  # the last one because of a refused token
@@ -1135,12 +1165,13 @@ class _Traffic:
         self.pause: tuple[Moment, float, Exception | None] | None = None  # since, seconds, what callers get meanwhile
 
     def pausing(self) -> bool:
-        return self.pause is not None and _since(self.pause[0]) < self.pause[1]
+        pause = self.pause  # once: another thread may end it
+        return pause is not None and _since(pause[0]) < pause[1]
 
     def fail(self, flight: _Flight, error: Exception) -> None:
         """After a failed flight: when may the next one start?"""
         self.failures += 1
-        asked = getattr(error, "retry_after", None)
+        asked = _seconds(getattr(error, "retry_after", None))
         if asked:
             self.pause = _now(), min(asked, _RETRY_AFTER_LIMIT), error
         elif flight.background or self.failures > 1:
@@ -1246,7 +1277,7 @@ class TokenSource:
         """Join the flight under way or lead a new one; once more if it ended with nothing that concerns a caller."""
         until = None if timeout is None else time.monotonic() + timeout
         error: Exception | None = None
-        for _ in range(2):
+        for again in (False, True):
             traffic = self._traffic()
             with traffic.lock:
                 outcome, leads = self._board(traffic, refused)
@@ -1254,7 +1285,9 @@ class TokenSource:
                 return outcome
             if isinstance(outcome, Exception):
                 raise _copy(outcome)
-            if leads and (timeout is None or timeout >= self._limit or not self._in_thread(traffic, outcome)):
+            # By itself only if it has the time for the whole of it: after another flight it may not.
+            patient = timeout is None or (timeout >= self._limit and not again)
+            if leads and (patient or not self._in_thread(traffic, outcome)):
                 return self._fly(traffic, outcome)
             left = self._limit + _FLIGHT_GRACE - _since(outcome.since)
             if until is not None:
@@ -1315,10 +1348,10 @@ class TokenSource:
 
     def _fly(self, traffic: _Traffic, flight: _Flight) -> Token:
         """Fetch, and tell all who wait."""
-        flight.leader = threading.get_ident()
         held: _Held | None = None
         failure: Exception | None = None
         try:
+            flight.leader = threading.get_ident()
             token = self._fetch()
             if not isinstance(token, Token):
                 raise TypeError(f"fetch must return a Token, not {type(token).__name__}")
@@ -1334,6 +1367,8 @@ class TokenSource:
             self._land(traffic, flight, held, failure)  # after a Ctrl-C too, with neither
 
     def _land(self, traffic: _Traffic, flight: _Flight, held: _Held | None, failure: Exception | None) -> None:
+        if traffic.process != os.getpid():  # the fetch itself forked: the lock is the parent's
+            return
         with traffic.lock:
             overtaken = traffic.flight is not flight
             if not overtaken:
@@ -1355,13 +1390,15 @@ class TokenSource:
         flight.landed.set()
 
 
-def _copy(error: Exception) -> Exception:
+def _copy(error: Exception) -> Any:
     """A twin for each who gets it: an instance that is raised again and again grows its traceback."""
     import copy
 
     try:
-        twin = copy.copy(error)
+        twin: Any = copy.copy(error)
     except Exception:
+        twin = None
+    if not isinstance(twin, Exception):  # of another kind than ours
         twin = OAuthError(f"the token could not be obtained: {type(error).__name__}")
     twin.__cause__ = error.__cause__
     return twin
@@ -1404,8 +1441,6 @@ class ClientCredentials:
         handlers: Iterable[Any] = (),
         pool: _Pool | None = None,
     ) -> None:
-        import copy  # a handler belongs to one opener
-
         if not isinstance(client_id, str) or not client_id or not client_id.isprintable():
             raise ValueError(f"client_id must be the text that the authorisation server gave you; {_ORDER}")
         self.client_id = client_id
@@ -1427,8 +1462,7 @@ class ClientCredentials:
         self._opener = urllib.request.OpenerDirector()
         self._opener.addheaders = []
         pool = _Pool(context) if pool is None else pool
-        theirs = [one() if isinstance(one, type) else copy.copy(one) for one in handlers]
-        proxies = [one for one in theirs if isinstance(one, urllib.request.ProxyHandler)]
+        proxies = [one for one in map(_own, handlers) if isinstance(one, urllib.request.ProxyHandler)]
         proxies = proxies or [urllib.request.ProxyHandler()]
         for handler in (*proxies, _Direct(), _HTTPHandler(pool), _HTTPSHandler(pool)):
             self._opener.add_handler(handler)
@@ -1486,8 +1520,11 @@ class ClientCredentials:
         headers = {
             "Accept": "application/json",
             "Content-Type": "application/x-www-form-urlencoded",
-            "User-Agent": next((v for k, v in self._headers.items() if k.lower() == "user-agent"), _USER_AGENT),
+            "User-Agent": _USER_AGENT,
         }
+        for name, value in list(self._headers.items()):
+            if name.lower() == "user-agent" and value is not None:
+                headers["User-Agent"] = value
         masks = _prove(method, self.client_id, secret or "", headers, fields)
         request = urllib.request.Request(self.token_url, urllib.parse.urlencode(fields, doseq=True).encode(), headers)
         vars(request)["deadline"] = deadline
@@ -1513,8 +1550,6 @@ def _check_method(method: Any, secret: Any) -> str | None:
         raise ValueError(f"client_secret is missing; {hint}; {_ORDER}")
     if secret is not None and public:
         raise ValueError(f"client_secret and auth_method={method!r} contradict each other: leave one of them out")
-    if secret == "" and method is None:
-        raise ValueError("client_secret is empty; for a client without one: auth_method='none'")
     return method  # type: ignore[no-any-return]
 
 
@@ -1524,6 +1559,8 @@ def _check_secret(secret: Any) -> None:
         raise TypeError(f"client_secret must be a str, or a callable that returns one, not {kind}; {_ORDER}")
     if any(letter < " " or letter == "\x7f" or "\ud800" <= letter <= "\udfff" for letter in secret):
         raise ValueError("client_secret has control characters, such as the line end of a file: take them off")
+    if secret == "":
+        raise ValueError("client_secret is empty; for a client without one: auth_method='none'")
     if secret.startswith(("https://", "http://")):
         raise ValueError(f"client_secret looks like a URL; {_ORDER}")
 
@@ -1551,7 +1588,10 @@ def _prove(
 ) -> list[str]:
     """Add what proves who the client is (RFC 6749 section 2.3.1); return what must not be seen in any text."""
     quoted = urllib.parse.quote(secret, "")
-    masks = {secret, quoted, urllib.parse.quote_plus(secret), json.dumps(secret)[1:-1]}
+    escaped = json.dumps(secret)[1:-1]
+    html = secret.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+    masks = {secret, quoted, re.sub("%..", lambda match: match[0].lower(), quoted), urllib.parse.quote_plus(secret)}
+    masks.update((escaped, escaped.replace("/", "\\/"), html, html.replace("'", "&#x27;"), html.replace("'", "&#39;")))
     if method.startswith("client_secret_basic"):
         # Encoded as a form value before base64, a space as %20: servers decode that alike, and + differently.
         pair = f"{urllib.parse.quote(client_id, '')}:{quoted}"
@@ -1559,7 +1599,7 @@ def _prove(
             pair = f"{client_id}:{secret}"
         proof = base64.b64encode(pair.encode()).decode()
         headers["Authorization"] = "Basic " + proof
-        masks.update((proof, base64.b64encode(secret.encode()).decode()))
+        masks.update(one.rstrip("=") for one in (proof, base64.b64encode(secret.encode()).decode()))
     else:
         fields["client_id"] = [client_id]
         if method == "client_secret_post":
@@ -1586,8 +1626,8 @@ def _judge(url: str, answer: Any, body: bytes, requested_at: float, scope: str |
             why = _clean(error, masks)
     kind, advice = _verdict(status, said.get("error"), code)
     text = ": ".join(said[name] for name in ("error", "error_description") if name in said)
-    if not text and status >= 400 and b"token" not in body:  # an excerpt must not be the token itself
-        text = _clean(" ".join(body[:4096].decode("utf-8", "replace").split()), masks)[:200]
+    if not text and status >= 400 and b"token" not in body.lower():  # an excerpt must not be the token itself
+        text = _clean(" ".join(_clean(body.decode("utf-8", "replace"), masks, len(body)).split()), limit=200)
     if 300 <= status < 400:
         why = f"it redirects to {_clean(answer.headers.get('Location'), masks)!r}, which is not followed"
     media = _clean(answer.headers.get("Content-Type", "no content type"), masks)[:80]
@@ -1660,7 +1700,7 @@ def _retry_after(headers: http.client.HTTPMessage) -> float | None:
         # By the server's own clock, if it shows it: ours may differ by more than the wait.
         until, shown = (email.utils.parsedate_to_datetime(text or "") for text in (text, headers.get("Date", text)))
         wait = until.timestamp() - (shown.timestamp() if "Date" in headers else time.time())
-    except (TypeError, ValueError, IndexError, OverflowError, AttributeError):
+    except (TypeError, ValueError, IndexError, OverflowError, AttributeError, OSError):
         return None
     return min(max(wait, 0.0), _RETRY_AFTER_LIMIT)
 
@@ -1721,7 +1761,9 @@ def _cut(rest: str) -> tuple[str, str]:
 
 
 def _host_and_port(authority: str, default: int) -> tuple[str, int]:
-    match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[-\w.~!$&'()*+,;=]+)(?::(\d{0,5}))?", authority.lower(), re.ASCII)
+    host = authority.lower()
+    name = r"\[[0-9a-f:.]+\]|(?!.*\.\.)[-\w~!$&'()*+,;=][-.\w~!$&'()*+,;=]*"
+    match = re.fullmatch(rf"({name})(?::(\d{{0,5}}))?", host, re.ASCII)
     if match is None or not 0 < int(match[2] or 1) < 65536:
         raise ValueError("its host or port is malformed, or has a user name, %, backslash or space before it")
     return match[1].strip("[]"), int(match[2] or default)
@@ -1758,7 +1800,11 @@ def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> Any:
         if not _is_visible(url):
             scheme, mark, rest = url.partition("://")
             authority, rest = _cut(rest)
-            authority = authority if authority.isascii() else authority.encode("idna").decode()
+            if not authority.isascii():
+                plain = authority.encode("idna").decode()
+                if any(plain.count(mark) != authority.count(mark) for mark in "/?#@:"):
+                    raise ValueError("its host has characters that turn into others")
+                authority = plain
             url = scheme + mark + authority + urllib.parse.quote(rest, _SAFE)
         scheme, host, _ = _origin(url)
     except UnicodeError:
@@ -1777,9 +1823,11 @@ def _is_token(name: str) -> bool:
 
 def _check_head(method: str, headers: Iterable[tuple[str, Any]]) -> None:
     """ValueError for what would change a request beside its own place (RFC 9110 section 5.5, RFC 9112 section 3)."""
-    if not _is_token(method):
-        raise ValueError("method must be one word, such as GET")
+    if not isinstance(method, str) or not _is_token(method):
+        raise (ValueError if isinstance(method, str) else TypeError)("method must be one word, such as GET")
     for name, value in headers:
+        if not isinstance(name, str):
+            raise TypeError(f"headers must have names that are str, not {type(name).__name__}")
         if not _is_token(name):
             raise ValueError(f"headers: {_clean(ascii(name))} is no name of a header")
         text = str(value)
@@ -1807,6 +1855,8 @@ class _Connection:
     def is_alive(self) -> bool:
         """Whether the server has neither closed it nor sent anything while it was idle."""
         try:
+            if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
+                return False  # a record held more than the answer: poll() does not see what OpenSSL has taken out
             if self.poll is None and hasattr(select, "poll"):  # Windows has none
                 self.poll = select.poll()
                 self.poll.register(self.sock, select.POLLIN)
@@ -1857,12 +1907,17 @@ class _Connection:
         """What comes up to the first of the marks, with it."""
         ahead, start = self.buffer, 0
         while True:
-            ends = [at + len(mark) for mark, at in ((mark, ahead.find(mark, start)) for mark in marks) if at >= 0]
-            if min(ends, default=len(ahead)) > limit:
+            end = len(ahead)
+            found = b""
+            for mark in marks:
+                at = ahead.find(mark, start, end)  # the first of them, so only before what was found already
+                if at >= 0:
+                    end, found = at, mark
+            if end > limit:
                 raise _Nonsense(f"more than {limit} bytes of header, or of one of its lines")
-            if ends:
+            if found:
                 self.buffer = ahead
-                return self.some(min(ends))
+                return self.some(end + len(found))
             start = max(0, len(ahead) - 2)
             self.buffer = bytearray()  # so that some() reads on
             more = self.some(65536)
@@ -1872,15 +1927,17 @@ class _Connection:
 
     def answer(self, broken: OSError | None = None, secret: str = "") -> Head:
         """Read the head of the answer, after any 1xx (RFC 9110 section 15.2). secret: what its reason must not show."""
+        hidden = [secret] if secret else ()
         try:
             for _ in range(_INTERIM_MOST):
                 lines = self.until((b"\n\r\n", b"\n\n"), _HEAD_LIMIT).decode("iso-8859-1").split("\n")[:-2]
                 match = re.fullmatch(r"HTTP/1\.(\d) ([1-9]\d\d)(?: ([^\r]*))?\r?", lines[0], re.ASCII)
                 if match is None or match[2] == "101" or len(lines[0]) > _LINE_LIMIT:
-                    raise _Nonsense(f"the answer is not HTTP/1.1, but begins with {_clean(lines[0], limit=40)!r}")
+                    start = _clean(lines[0], hidden, 40)
+                    raise _Nonsense(f"the answer is not HTTP/1.1, but begins with {start!r}")
                 fields = _fields(lines[1:])
                 if match[2] >= "200":
-                    reason = _clean(match[3] or "", [secret] if secret else ())
+                    reason = _clean(match[3] or "", hidden)
                     return int(match[1]), int(match[2]), reason, fields
             raise _Nonsense(f"more than {_INTERIM_MOST} interim answers")
         except OSError as error:
@@ -2023,29 +2080,32 @@ class _Answer(http.client.HTTPResponse):
 
 
 class _Pool:
-    """Idle connections, and the one SSLContext. Without a lock: what dict and deque do here is atomic."""
+    """Idle connections, and the one SSLContext. The connections need no lock: what dict and deque do is atomic."""
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
         if context is not None and not isinstance(context, ssl.SSLContext):
             raise TypeError(f"context must be an ssl.SSLContext, not {type(context).__name__}")
         self._context = context
         self._lean = False  # whether the context knows the hashed directory only
+        self._making: dict[int, threading.Lock] = {}  # by process, since a fork copies a lock; guards the two above
         self._coming: dict[tuple[Any, ...], threading.Event] = {}  # connections that are being opened ahead
         self._idle: dict[tuple[Any, ...], deque[_Connection]] = {}
 
     def context(self) -> ssl.SSLContext:
-        """The SSLContext; the default one is made at first use, since loading the CA bundle takes 20 ms.
+        """The SSLContext; the default one is made at first use, since loading the CA bundle takes 20 ms."""
+        with self._making.setdefault(os.getpid(), threading.Lock()):
+            if self._context is None:
+                self._make_context()
+        return self._context  # type: ignore[return-value]
 
-        From a hashed directory OpenSSL reads one certificate instead of all, and only when it needs it.
-        """
-        if self._context is None:
-            directory = None if "SSL_CERT_FILE" in os.environ else ssl.get_default_verify_paths().capath
-            hashed = re.compile(r"[0-9a-f]{8}\.[0-9]+")
-            lean = os.access(directory or "", os.R_OK) and any(map(hashed.fullmatch, os.listdir(directory)))
-            context = ssl.create_default_context(capath=directory if lean else None)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2  # Python 3.8 and 3.9 would take older ones
-            self._lean, self._context = lean, context
-        return self._context
+    def _make_context(self) -> None:
+        """From a hashed directory OpenSSL reads one certificate instead of all, and only when it needs it."""
+        directory = None if "SSL_CERT_FILE" in os.environ else ssl.get_default_verify_paths().capath
+        hashed = re.compile(r"[0-9a-f]{8}\.[0-9]+")
+        lean = os.access(directory or "", os.R_OK) and any(map(hashed.fullmatch, os.listdir(directory)))
+        context = ssl.create_default_context(capath=directory if lean else None)
+        context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)  # Python 3.8, 3.9: 1.0 else
+        self._lean, self._context = lean, context
 
     def secure(self, connection: _Connection, host: str) -> bool:
         """Begin TLS; False if that is worth another try, with all of the default certificates."""
@@ -2060,8 +2120,10 @@ class _Pool:
         except ssl.SSLCertVerificationError:
             if not lean:
                 raise
-            context.load_default_certs()  # now the verdict is that of Python's own default
-            self._lean = False
+            with self._making.setdefault(os.getpid(), threading.Lock()):
+                if self._lean:
+                    context.load_default_certs()  # now the verdict is that of Python's own default
+                self._lean = False
             return False
         return True
 
@@ -2072,13 +2134,14 @@ class _Pool:
 
         def connect() -> None:
             try:
-                connection = self._connect(site, None, None, timeout, None)
+                connection = self._connect(site, None, None, None if timeout is None else time.monotonic() + timeout)
                 connection.deadline = None
                 self.give(key, connection)
             except Exception as error:  # whoever needs the connection will see for himself
                 _log("debug", "no connection ahead: %s", type(error).__name__)
             finally:
-                self._coming.pop(key).set()
+                self._coming.pop(key, None)
+                done.set()
                 if not wanted:
                     drop()
 
@@ -2086,12 +2149,13 @@ class _Pool:
             wanted.clear()
             self.close((self._idle.get(key, deque()),))
 
-        if key not in self._coming and not self._idle.get(key):
-            self._coming[key] = threading.Event()
+        done = threading.Event()
+        if not self._idle.get(key) and self._coming.setdefault(key, done) is done:
             try:
                 threading.Thread(target=connect, name="oauth_session connection", daemon=True).start()
             except RuntimeError:  # no more threads
-                self._coming.pop(key).set()
+                self._coming.pop(key)
+                done.set()
         return drop
 
     def take(self, key: tuple[Any, ...], wait: float | None = None) -> _Connection | None:
@@ -2115,7 +2179,9 @@ class _Pool:
             return
         connection.since = _now()
         idle.append(connection)
-        self.close((idle,), _IDLE_LIMIT)
+        self.close(after=_IDLE_LIMIT)
+        if sum(map(len, list(self._idle.values()))) > 2 * _IDLE_MOST:  # an API that redirects to ever more places
+            self.close()
 
     def close(self, idles: Iterable[deque[_Connection]] | None = None, after: float | None = None) -> None:
         """Close the idle connections, or those that have been idle for longer than `after` seconds."""
@@ -2133,12 +2199,14 @@ class _Pool:
         head = _write_head(method, target, headers)
         repeatable = method in _IDEMPOTENT and (request.data is None or isinstance(request.data, bytes))
         timeout, deadline = _timeout_of(request), getattr(request, "deadline", None)
+        begun = time.monotonic()
         connection = self.take(key, timeout)
+        connect_by = deadline if deadline is not None or timeout is None else begun + timeout
         reused = connection is not None
         while True:
             try:
                 if connection is None:
-                    connection = self._connect(_origin(request.full_url), proxy, key[-1], timeout, deadline)
+                    connection = self._connect(_origin(request.full_url), proxy, key[-1], connect_by)
                 connection.reset(timeout, deadline)
                 broken = connection.write(head, request.data, length)
                 answer = connection.answer(broken, headers.get("Authorization", "").rpartition(" ")[2])
@@ -2153,13 +2221,12 @@ class _Pool:
                     raise
                 if not stale or isinstance(error, socket.timeout):
                     raise urllib.error.URLError(error) from error
+                connect_by = deadline if deadline is not None or timeout is None else time.monotonic() + timeout
                 connection, reused = None, False  # closed by the server while it was idle: once more, on a new one
 
     def _connect(
-        self, site: Origin, proxy: str | None, credentials: str | None, timeout: float | None, deadline: float | None
+        self, site: Origin, proxy: str | None, credentials: str | None, deadline: float | None
     ) -> _Connection:
-        if deadline is None and timeout is not None:
-            deadline = time.monotonic() + timeout
         host, port = _host_and_port(proxy, 80) if proxy is not None else site[1:]
         connection = _Connection(_open_socket(host, port, deadline), deadline)
         try:
@@ -2173,7 +2240,7 @@ class _Pool:
                     raise OSError(f"the proxy refused the tunnel: {status} {reason}")
             if scheme == "https" and not self.secure(connection, host):
                 connection.sock.close()
-                return self._connect(site, proxy, credentials, timeout, deadline)
+                return self._connect(site, proxy, credentials, deadline)
         except BaseException:
             connection.sock.close()
             raise
@@ -2230,11 +2297,11 @@ def _open_socket(host: str, port: int, deadline: float | None) -> socket.socket:
 
 def _write_head(method: str, target: str, headers: dict[str, str]) -> bytes:
     """Request line and headers as bytes (RFC 9112 sections 3 and 5), checked: nothing below does."""
-    _check_head(method, headers.items())
     if not _is_visible(target):
         raise ValueError("url has spaces, control characters or non-ASCII: encode it with urllib.parse.quote")
-    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("iso-8859-1")
+    _check_head(method, headers.items())
+    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()], "\r\n"]
+    return "\r\n".join(lines).encode("iso-8859-1")
 
 
 def _check_body(method: str, headers: dict[str, str], data: Any) -> int | None:
@@ -2313,21 +2380,20 @@ def _read_all(answer: Any, limit: int = _BODY_LIMIT, decode: bool = True) -> byt
     """The whole body, gzip undone; URLError where it breaks off, or is longer than the limit, packed or not."""
     packed = decode and answer.headers.get("Content-Encoding", "").strip().lower() in ("gzip", "x-gzip")
     unpack = zlib.decompressobj(31) if packed else None  # 31: the gzip format
-    pieces: list[bytes] = []
-    size = received = 0
+    whole = bytearray()  # Trap: a list of tiny chunks takes seventy times their size
+    received = 0
     try:
         read = answer.body.read if isinstance(answer, _Answer) else answer.read
         for data in iter(functools.partial(read, 65536), b""):
             received += len(data)
             if unpack is None:
-                pieces.append(data)
-            while unpack is not None and data and size <= limit:
+                whole += data
+            while unpack is not None and data and len(whole) <= limit:
                 if unpack.eof:  # gzip may have several members
                     unpack = zlib.decompressobj(31)
-                pieces.append(unpack.decompress(data, limit + 1 - size))
-                size += len(pieces[-1])
+                whole += unpack.decompress(data, limit + 1 - len(whole))
                 data = unpack.unused_data or unpack.unconsumed_tail
-            if max(size, received) > limit:
+            if max(len(whole), received) > limit:
                 raise _Nonsense(f"the body has more than {limit} bytes; session.open() reads one piece by piece")
     except zlib.error:
         raise _Nonsense("the body is not the gzip that its Content-Encoding says") from None
@@ -2337,7 +2403,7 @@ def _read_all(answer: Any, limit: int = _BODY_LIMIT, decode: bool = True) -> byt
         raise urllib.error.URLError(error) from error  # of a handler that the user gave
     if unpack is not None and received and not unpack.eof:
         raise _Nonsense("the body is gzip that breaks off")
-    return b"".join(pieces)
+    return bytes(whole)
 
 
 # ---- 9. Demo server, also for your own tests; and the command line ---------------------------------------------------
@@ -2477,11 +2543,11 @@ def _demo() -> int:
             tell(title)
             tell(f"     session.get('/me') -> {session.get('/me').status}")
         tell("3. A token that is due is used once more, while a thread renews it in the background:")
-        server.refresh_in = 0.5
+        server.refresh_in = 1
         session.source.clear()
         before = session.access_token
         server.refresh_in = None
-        time.sleep(0.6)
+        time.sleep(1.1)
         tell(f"     session.get('/me') -> {session.get('/me').status}")
         for _ in range(200):  # ten seconds at the most
             if session.access_token != before:
@@ -2492,7 +2558,7 @@ def _demo() -> int:
         server.revoke()
         tell(f"     session.get('/me') -> {session.get('/me').status}")
         for title, secret, scope in (
-            ("5. A wrong secret, tried in both places where servers look for it:", "wrong", "read"),
+            ("5. A wrong secret, tried in both places where servers look for it:", "not-the-secret", "read"),
             ("6. A scope that the server does not know:", server.client_secret, "everything"),
         ):
             tell(title)

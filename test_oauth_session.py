@@ -7,6 +7,7 @@ import base64
 import collections
 import contextlib
 import copy
+import gc
 import gzip
 import http.client
 import io
@@ -2290,8 +2291,8 @@ class TestTokenSource:
                 if len(calls) > 1:
                     begun.set()
                     threading.Event().wait(600)
-                return Token("abc", expires_at=time.time() + 3600, raw={"refresh_in": 1e-9})
-            source = TokenSource(fetch)
+                return Token("abc", expires_at=time.time() + 1800, raw={"expires_in": 3600})
+            source = TokenSource(fetch, refresh_before=3600)  # due from the beginning
             print(source.token().access_token, source.token().access_token, begun.wait(30))
         """)
 
@@ -3171,6 +3172,381 @@ class TestTransport:
             assert session.get(server.url).content == b"second"
 
         assert (status, server.accepted) == (0, 2)
+
+
+# -- TLS: one context, the hashed directory first, the API's connection opened ahead ----------------------------------
+
+NAMES = "DNS:api.test,DNS:auth.test,DNS:localhost,IP:127.0.0.1"
+
+
+class Authorities(Certificates):
+    """Three authorities: `hashed` is in the directory, `bundle` in the bundle only, `unknown` in neither."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.directory, self.bundle = path / "directory", path / "bundle-ca.pem"
+        self.directory.mkdir()
+        for name in ("hashed", "bundle", "unknown"):
+            (path / "extensions").write_text(
+                "basicConstraints=critical,CA:true\nsubjectKeyIdentifier=hash\nkeyUsage=critical,keyCertSign\n")
+            self._run(f"req -newkey rsa:2048 -nodes -keyout {name}.key -out {name}.req -config ca.cnf -subj /CN={name}")
+            self._run(f"ca -batch -selfsign -config ca.cnf -in {name}.req -keyfile {name}.key -notext -out {name}-ca.pem "
+                      "-startdate 20200101000000Z -enddate 20490101000000Z -extfile extensions")
+        for name, issuer, host, end in [
+                ("hashed", "hashed", NAMES, "2049"),
+                ("bundle", "bundle", NAMES, "2049"),
+                ("unknown", "unknown", "IP:127.0.0.1", "2049"), ("past", "hashed", "IP:127.0.0.1", "2021"),
+                ("other-name", "hashed", "DNS:other.example", "2049")]:
+            (path / "extensions").write_text(f"subjectAltName={host}\nauthorityKeyIdentifier=keyid\n")
+            self._run(f"ca -batch -config ca.cnf -in request.pem -cert {issuer}-ca.pem -keyfile {issuer}.key -notext "
+                      f"-out {name}.pem -startdate 20200101000000Z -enddate {end}0101000000Z -extfile extensions")
+        found = subprocess.run(["openssl", "x509", "-subject_hash", "-noout", "-in", str(path / "hashed-ca.pem")],
+                               check=True, stdout=subprocess.PIPE, timeout=60).stdout.decode().strip()
+        shutil.copy(str(path / "hashed-ca.pem"), str(self.directory / (found + ".0")))
+
+
+@pytest.fixture(scope="session")
+def authorities(tmp_path_factory):
+    if shutil.which("openssl") is None:
+        pytest.skip("the openssl command is missing: no certificates")
+    return Authorities(tmp_path_factory.mktemp("authorities"))
+
+
+@pytest.fixture
+def system(authorities, monkeypatch):
+    """A system with a hashed directory and a default bundle; also what is done with contexts on the client's side."""
+    monkeypatch.setenv("SSL_CERT_DIR", str(authorities.directory))
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    os.putenv("SSL_CERT_FILE", str(authorities.bundle))  # OpenSSL sees it, os.environ does not: as a built-in default
+    authorities.used, authorities.loads, authorities.made = [], [], []
+    wrap, load, make = ssl.SSLContext.wrap_socket, ssl.SSLContext.load_default_certs, ssl.create_default_context
+
+    def wrap_socket(context, sock, server_side=False, **options):
+        if not server_side:
+            authorities.used.append(context)
+        return wrap(context, sock, server_side=server_side, **options)
+
+    def create_default_context(*arguments, **options):
+        authorities.made.append(make(*arguments, **options))
+        return authorities.made[-1]
+
+    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", wrap_socket)
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", lambda *a: (authorities.loads.append(a[0]), load(*a)))
+    monkeypatch.setattr(ssl, "create_default_context", create_default_context)
+    yield authorities
+    os.unsetenv("SSL_CERT_FILE")
+
+
+def static(**settings):
+    return OAuthSession(source=TokenSource(lambda: Token("T0KEN")), timeout=PATIENCE, **settings)
+
+
+def refusal(action):
+    """The code with which OpenSSL refuses a certificate; None if it does not."""
+    try:
+        action()
+        return None
+    except OSError as error:
+        while not isinstance(error, ssl.SSLCertVerificationError):
+            error = error.__cause__
+        return error.verify_code
+
+
+def by_default(server):
+    def connect():
+        place = ("127.0.0.1", int(server.place.rpartition(":")[2]))
+        with socket.create_connection(place, PATIENCE) as sock:
+            ssl.create_default_context().wrap_socket(sock, server_hostname="127.0.0.1").close()
+    return refusal(connect)
+
+
+def by_api(server):
+    with static() as session:
+        return refusal(lambda: session.get(server.url))
+
+
+class TestCertificates:
+    """The verdict is that of Python's default context, whatever was loaded for it."""
+
+    @pytest.mark.parametrize("call", [by_api, lambda server: refusal(credentials(server))], ids=["API", "token endpoint"])
+    @pytest.mark.parametrize("name, code", [
+        ("hashed", None), ("bundle", None), ("unknown", 20), ("past", 10), ("other-name", 64)], ids=str)
+    def test_verdict_is_that_of_the_default_context(self, system, name, code, call):
+        with Server(grant(), tls=system.server(name)) as server:
+            assert by_default(server) == code
+            system.loads.clear()
+            assert call(server) == code
+
+        assert len(system.loads) == (name != "hashed")
+        assert len(server.requests) == (code is None)
+
+    def test_hashed_directory_suffices_for_what_is_in_it(self, system):
+        with Server(HELLO, tls=system.server("hashed")) as server, static() as session:
+            assert session.get(server.url).content == b"hello"
+
+        assert (system.loads, server.accepted) == ([], 1)
+        assert [one.cert_store_stats()["x509"] for one in system.used] == [1]
+
+    def test_default_certificates_are_loaded_once(self, system):
+        with Server(HELLO, tls=system.server("unknown")) as bad, Server(HELLO, tls=system.server("bundle")) as good:
+            with static() as session:
+                assert [refusal(lambda: session.get(one.url)) for one in (bad, bad, good, bad)] == [20, 20, None, 20]
+
+        assert (len(system.loads), len(system.made)) == (1, 1)
+        assert (bad.accepted, good.accepted) == (4, 1)  # only the first is worth another try
+
+    @pytest.mark.parametrize("content", [None, "notes.txt", "0123abcg.0"], ids=["missing", "no hashes", "no hash"])
+    def test_without_hashed_directory_the_bundle_is_loaded_at_once(self, system, monkeypatch, tmp_path, content):
+        (tmp_path / (content or "x")).write_text("x")
+        monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path if content else tmp_path / "none"))
+        with Server(HELLO, tls=system.server("bundle")) as server, static() as session:
+            assert session.get(server.url).content == b"hello"
+
+        assert (len(system.loads), server.accepted) == (1, 1)
+
+    @pytest.mark.parametrize("variable, name, trusted", [
+        ("SSL_CERT_FILE", "bundle", True), ("SSL_CERT_FILE", "unknown", False),
+        ("SSL_CERT_DIR", "hashed", True), ("SSL_CERT_DIR", "unknown", False)])
+    def test_the_environment_is_honoured(self, authorities, monkeypatch, variable, name, trusted):
+        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+        monkeypatch.setenv("SSL_CERT_DIR", str(authorities.path / "none"))
+        monkeypatch.setenv(variable, str(authorities.bundle if variable == "SSL_CERT_FILE" else authorities.directory))
+        with Server(HELLO, tls=authorities.server(name)) as server:
+            done = program(f"""
+                import ssl, urllib.error
+                from oauth_session import OAuthSession, Token, TokenSource
+                with OAuthSession(source=TokenSource(lambda: Token("T0KEN")), timeout=30) as session:
+                    try:
+                        print(session.get("{server.url}").text)
+                    except urllib.error.URLError as error:
+                        print(error.reason.verify_code)
+            """)
+
+        assert done == (0, b"hello\n" if trusted else b"20\n", b"")
+
+    def test_context_of_the_user_is_never_changed(self, system):
+        given = ssl.create_default_context(capath=str(system.directory))
+        given.minimum_version = ssl.TLSVersion.TLSv1_3
+        names = ("minimum_version", "maximum_version", "options", "verify_flags", "verify_mode", "check_hostname")
+        before = [getattr(given, name) for name in names]
+        with Server(grant(), tls=system.server("bundle")) as server, static(context=given) as session:
+            codes = [refusal(lambda: session.get(server.url)), refusal(credentials(server, context=given))]
+
+        assert (codes, system.loads, server.accepted) == ([20, 20], [], 2)
+        assert system.used == [given] * 2 and system.made == [given]
+        assert [getattr(given, name) for name in names] == before
+        assert given.cert_store_stats()["x509"] == 0
+
+    @pytest.mark.parametrize("policy, minimum", [("MINIMUM_SUPPORTED", "TLSv1_2"), ("TLSv1_2", "TLSv1_2"), ("TLSv1_3", "TLSv1_3")])
+    def test_tls_is_1_2_or_what_a_stricter_system_wants(self, system, monkeypatch, policy, minimum):
+        make = ssl.create_default_context
+
+        def create_default_context(*arguments, **options):
+            context = make(*arguments, **options)
+            context.minimum_version = ssl.TLSVersion[policy]
+            return context
+
+        monkeypatch.setattr(ssl, "create_default_context", create_default_context)
+        with Server(HELLO, tls=system.server("hashed")) as server, static() as session:
+            session.get(server.url)
+
+        assert [one.minimum_version for one in system.used] == [ssl.TLSVersion[minimum]]
+
+    def test_api_and_token_endpoint_share_one_context(self, system):
+        tls = system.server("hashed")
+        with Server(HELLO, tls=tls) as api, Server(grant(), tls=tls) as auth:
+            with OAuthSession(CLIENT, SECRET, "read", auth.url + "/token", timeout=PATIENCE) as session:
+                assert system.made == []
+                assert session.get(api.url).content == b"hello"
+
+        assert len(system.used) == 2 and len(set(system.used)) == len(system.made) == 1
+
+    def test_threads_that_begin_at_once_share_one_context(self, system, monkeypatch):
+        make, both = ssl.create_default_context, threading.Barrier(2)
+
+        def create_default_context(*arguments, **options):
+            with contextlib.suppress(threading.BrokenBarrierError):  # broken where a second thread has to wait
+                both.wait(0.5)
+            return make(*arguments, **options)
+
+        monkeypatch.setattr(ssl, "create_default_context", create_default_context)
+        with Server(HELLO, tls=system.server("bundle")) as server, static() as session:
+            session.source.token()
+            assert Crowd(2, lambda: session.get(server.url).content).finish() == [b"hello"] * 2
+
+        assert (len(set(system.used)), len(system.loads)) == (1, 1)
+
+    def test_context_is_made_neither_at_import_nor_at_construction_nor_for_http(self):
+        assert program("""
+            import ssl
+            make = ssl.create_default_context
+            ssl.create_default_context = lambda *a, **k: (print("made"), make(*a, **k))[1]
+            from oauth_session import DemoServer, OAuthSession
+            OAuthSession("id", "secret", "read", "https://auth.test/token").close()
+            with DemoServer() as server:
+                with OAuthSession(server.client_id, server.client_secret, "read", server.token_url) as session:
+                    print(session.get(server.url).status)
+                    try:
+                        session.get(server.url.replace("http", "https"))
+                    except OSError as error:
+                        print(type(error).__name__)
+        """) == (0, b"200\nmade\nURLError\n", b"")
+
+
+class Watched(Server):
+    """A Server that says when a connection has come, waits for `go` before it speaks, and says when it has ended."""
+
+    def __init__(self, *answers, **options):
+        super().__init__(*answers, **options)
+        self.came, self.go, self.ended = threading.Event(), threading.Event(), threading.Event()
+        self.go.set()
+        self.port = int(self.place.rpartition(":")[2])
+
+    def _serve(self, sock):
+        self.came.set()
+        self.go.wait(PATIENCE)
+        super()._serve(sock)
+        self.ended.set()
+
+
+class Starts(list):
+    refusing = False
+
+
+class TestOpenAhead:
+    """While the first token is fetched, the API's connection is opened; nothing goes wrong where that fails."""
+
+    @pytest.fixture(autouse=True)
+    def names(self, monkeypatch):
+        """Let *.test be this machine."""
+        real = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more: real(
+            "127.0.0.1" if host in (b"api.test", b"auth.test") else host, *more))
+
+    @pytest.fixture
+    def starts(self, monkeypatch):
+        """The threads that the test's own thread starts; not a single one once `refusing` is set."""
+        found, start, mine = Starts(), threading.Thread.start, threading.current_thread()
+
+        def record(thread):
+            if threading.current_thread() is mine:
+                if found.refusing:
+                    raise RuntimeError("can't start new thread")
+                found.append(thread)
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", record)
+        return found
+
+    @pytest.fixture
+    def two(self, authorities):
+        """The API and the token endpoint."""
+        tls = authorities.server("hashed")
+        with Watched(HELLO, tls=tls) as api, Watched(grant(), tls=tls) as auth:
+            yield api, auth
+            api.go.set()
+
+    @pytest.fixture
+    def make(self, authorities):
+        with contextlib.ExitStack() as stack:
+            def make(auth, **settings):
+                if "source" not in settings:
+                    settings.update(client_id=CLIENT, client_secret=SECRET, token_url=f"https://auth.test:{auth.port}/token")
+                session = OAuthSession(timeout=PATIENCE, context=authorities.trusting("hashed-ca"), **settings)
+                return stack.enter_context(session)
+
+            yield make
+
+    def test_connection_is_there_before_the_token_and_the_only_one(self, two, make):
+        api, auth = two
+        auth.answers = [lambda sock: grant() if api.came.wait(PATIENCE) else None]
+        session = make(auth)
+        contents = [session.get(f"https://api.test:{api.port}/").content for _ in range(3)]
+
+        assert contents == [b"hello"] * 3
+        assert (api.accepted, auth.accepted, len(auth.requests)) == (1, 1, 1)
+        assert parsed(api.requests[0])[1]["authorization"] == "Bearer t-1"
+
+    def test_call_waits_for_the_connection_that_is_being_opened(self, two, make):
+        api, auth = two
+        api.go.clear()
+        session, asked = make(auth), threading.Event()
+        auth.answers = [lambda sock: asked.set() or grant()]
+        crowd = Crowd(1, lambda: session.get(f"https://api.test:{api.port}/").content)
+        assert asked.wait(PATIENCE)
+        crowd.wait_inside(1)  # it has the token
+        api.go.set()
+
+        assert (crowd.finish(), api.accepted) == ([b"hello"], 1)
+
+    @pytest.mark.parametrize("case", ["loopback", "localhost", "http", "same origin", "proxy", "proxy of the environment",
+                                      "source without token endpoint", "token at hand"])
+    def test_none_is_opened_ahead(self, two, make, starts, monkeypatch, case):
+        api, auth = two
+        url, settings = f"https://api.test:{api.port}/", {}
+        if case in ("loopback", "localhost"):
+            url = url.replace("api.test", {"loopback": "127.0.0.1"}.get(case, case))
+        elif case == "http":
+            api.tls, url, settings = None, url.replace("https", "http"), {"allow_http": True}
+        elif case == "same origin":
+            url, auth.answers = f"https://auth.test:{auth.port}/", [grant(), HELLO]
+        elif case == "source without token endpoint":
+            settings = {"source": TokenSource(lambda: Token("t-1"))}
+        with Server(through) as proxy:
+            if "proxy" in case:
+                through.port, auth.answers = auth.port, [grant(), HELLO]
+                monkeypatch.setenv("https_proxy", "http://" + proxy.place)
+            if case == "proxy":
+                monkeypatch.delenv("https_proxy")
+                settings = {"handlers": [urllib.request.ProxyHandler({"https": "http://" + proxy.place})]}
+            session = make(auth, **settings)
+            if case == "token at hand":
+                session.source.token()
+            starts.clear()
+            assert session.get(url).content == b"hello"
+
+        assert starts == []
+        assert proxy.accepted == (2 if "proxy" in case else 0)
+
+    @pytest.mark.parametrize("late", [False, True], ids=["after the connection", "before it"])
+    def test_refused_fetch_closes_it(self, two, make, starts, late):
+        api, auth = two
+        refusal = error_page("400 Bad Request", "invalid_scope")
+        auth.answers = [lambda sock: refusal if api.came.wait(PATIENCE) else None]
+        if late:
+            api.go.clear()  # its handshake lasts longer than the fetch
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            session = make(auth)
+            starts.clear()
+            with pytest.raises(oauth_session.OAuthInvalidScope):
+                session.get(f"https://api.test:{api.port}/")
+            api.go.set()
+            assert api.ended.wait(PATIENCE / 2), "the connection stays open"
+            for thread in starts:
+                thread.join(PATIENCE)
+            assert (len(starts), [one for one in starts if one.is_alive()]) == (1, [])
+            gc.collect()
+
+        assert (api.accepted, api.requests) == (1, [])
+        assert [str(one.message) for one in warned if one.category is ResourceWarning] == []
+
+    def test_without_a_thread_it_works(self, two, make, starts):
+        api, auth = two
+        session = make(auth)
+        starts.refusing = True
+        contents = [session.get(f"https://api.test:{api.port}/").content for _ in range(2)]
+
+        assert (contents, api.accepted) == ([b"hello"] * 2, 1)
+
+    def test_api_that_does_not_answer_is_an_ordinary_error_in_time(self, two, make):
+        auth, begun = two[1], time.monotonic()
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            with pytest.raises(urllib.error.URLError) as caught:
+                make(auth).get(f"https://api.test:{silent.getsockname()[1]}/", timeout=2)
+
+        assert time.monotonic() - begun < 3.5
+        assert isinstance(caught.value.reason, socket.timeout) and not isinstance(caught.value, OAuthError)
 
 
 class TestCommandLine:

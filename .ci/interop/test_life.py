@@ -1,0 +1,871 @@
+# SPDX-License-Identifier: MIT
+"""The life of a token where it needs real time, real sockets and real processes: load, outages, forks, signals.
+
+    python -m pytest .ci/interop/test_life.py
+
+What a clock driven by hand can show is in test_oauth_session.py. Scenarios that only wait run beside the others, each
+in a thread of its own. Requests and connections are counted at the server, and exact. How long a call takes is compared
+with the same calls at the same time through a session that has nothing to renew, since machines differ.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import queue
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+import oauth_session
+from oauth_session import OAuthSession, OAuthTransportError
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork, SIGSTOP and SIGINT")
+
+LIMIT = 60.0  # seconds; what takes longer fails, whatever the machine
+CLIENT = "client", "secret"
+STRICT = ["-W", "error"]  # what is left open or goes wrong in a program is to be seen on stderr
+if sys.version_info >= (3, 9):  # Trap: in development mode 3.8 crashes at the end of a child of a fork with threads
+    STRICT += ["-X", "dev"]
+
+
+# --- the servers ------------------------------------------------------------------------------------------------------
+
+
+def page(status, body=b"", kind="application/json"):
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+class Request:
+    """What came: when, from whom, with which token."""
+
+    def __init__(self, head):
+        self.at = time.monotonic()
+        first, *lines = head.decode("latin-1").split("\r\n")
+        self.path = first.split(" ")[1]
+        self.headers = {line.partition(": ")[0].lower(): line.partition(": ")[2] for line in lines}
+        self.token = self.headers.get("authorization", "").rpartition(" ")[2]
+        self.sender = self.headers.get("user-agent", "")
+
+
+class Endpoint:
+    """A server on a port that the system chose. Its `answer` may be slow, never end, or hang up by returning None."""
+
+    def __init__(self, tls=None):
+        self.tls, self.requests, self.connections = tls, [], []  # connections: the requests of each
+        self.sockets, self.threads, self.lock = [], [], threading.Lock()
+        self.closing, self.acceptor = threading.Event(), None
+        self.reserved = self._bind(0)  # is bound and does not listen: the port stays ours while connections are refused
+        self.port = self.reserved.getsockname()[1]
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.listen()
+
+    def _bind(self, port):
+        sock = socket.socket()
+        for option in ("SO_REUSEADDR", "SO_REUSEPORT"):
+            if hasattr(socket, option):
+                sock.setsockopt(socket.SOL_SOCKET, getattr(socket, option), 1)
+        sock.bind(("127.0.0.1", port))
+        return sock
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.refuse()
+        self.reserved.close()
+
+    def listen(self):
+        listener = self._bind(self.port)
+        listener.listen(128)
+        listener.settimeout(0.05)
+        self.closing.clear()
+        self.acceptor = threading.Thread(target=self._accept, args=(listener,), daemon=True)
+        self.acceptor.start()
+
+    def refuse(self):
+        """Hang up, and refuse connections from now on."""
+        self.closing.set()
+        self.acceptor.join(LIMIT)
+        for sock in self.sockets:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        for thread in self.threads:
+            thread.join(LIMIT)
+
+    def _accept(self, listener):
+        with listener:
+            while not self.closing.is_set():
+                try:
+                    sock, _ = listener.accept()
+                except socket.timeout:
+                    continue
+                self.sockets.append(sock)
+                self.connections.append([])
+                thread = threading.Thread(target=self._serve, args=(sock, self.connections[-1]), daemon=True)
+                self.threads.append(thread)
+                thread.start()
+
+    def _serve(self, sock, mine):
+        try:
+            sock.settimeout(2 * LIMIT)
+            if self.tls:
+                sock = self.tls.wrap_socket(sock, server_side=True)
+                self.sockets.append(sock)
+            with sock, sock.makefile("rb") as stream:
+                while True:
+                    head = b""
+                    while not head.endswith(b"\r\n\r\n"):
+                        line = stream.readline()
+                        if not line:
+                            return
+                        head += line
+                    request = Request(head.rstrip())
+                    stream.read(int(request.headers.get("content-length", 0)))
+                    mine.append(request)
+                    with self.lock:
+                        self.requests.append(request)
+                        number = len(self.requests)
+                    answer = self.answer(number, request, sock)
+                    if answer is None:
+                        return
+                    sock.sendall(answer)
+        except OSError:  # the client hung up
+            sock.close()
+
+    def answer(self, number, request, sock):
+        """Bytes, or None to hang up. number: of this request, from 1."""
+        raise NotImplementedError
+
+
+class Gate:
+    """A request that has come, and is answered when it may go on."""
+
+    def __init__(self):
+        self.entered, self.go = threading.Event(), threading.Event()
+
+    def reached(self):
+        assert self.entered.wait(LIMIT), "the request never came"
+
+
+class Issuer(Endpoint):
+    """A token endpoint; its tokens are t-1, t-2 and so on, by the number of the request."""
+
+    def __init__(self, life=3600.0, refresh_in=None, delay=0.0, tls=None):
+        self.fields = {"expires_in": life, **({} if refresh_in is None else {"refresh_in": refresh_in})}
+        self.life, self.delay, self.ends = life, delay, {}
+        self.gates, self.fault, self.cured = {}, None, threading.Event()
+        super().__init__(tls)
+        self.token_url = self.url + "/token"
+
+    def hold(self, number):
+        """Keep the answer to this request back."""
+        self.gates[number] = Gate()
+        return self.gates[number]
+
+    def fail(self, fault):
+        """From now on be down, in one of these ways: refusing, hanging, or the bytes of an answer."""
+        self.fault = fault
+        if fault == "refusing":
+            self.refuse()
+
+    def work(self):
+        """Be up again."""
+        if self.fault == "refusing":
+            self.listen()
+        self.fault = None
+        self.cured.set()
+
+    def answer(self, number, request, sock):
+        time.sleep(self.delay)
+        gate = self.gates.get(number)
+        if gate is not None:
+            gate.entered.set()
+            gate.go.wait(LIMIT)
+        if self.fault == "hanging":
+            self.cured.wait(LIMIT)
+            return None
+        if self.fault is not None:
+            return self.fault(request) if callable(self.fault) else self.fault
+        token = f"t-{number}"
+        self.ends[token] = time.monotonic() + self.life
+        return page("200 OK", json.dumps({"access_token": token, "token_type": "Bearer", **self.fields}).encode())
+
+    def __exit__(self, *_):
+        self.cured.set()
+        for gate in self.gates.values():
+            gate.go.set()
+        super().__exit__()
+
+
+class API(Endpoint):
+    """Answers 200 to a token that its issuers gave and that lives, else 401."""
+
+    def __init__(self, *issuers, tls=None):
+        self.issuers, self.refused, self.gate = issuers, [], Gate()
+        super().__init__(tls)
+
+    def answer(self, number, request, sock):
+        if request.path == "/slow":
+            self.gate.entered.set()
+            self.gate.go.wait(LIMIT)
+        if any(time.monotonic() < issuer.ends.get(request.token, 0.0) for issuer in self.issuers):
+            return page("200 OK", b"{}")
+        self.refused.append(request.token)
+        return page("401 Unauthorized")
+
+    def __exit__(self, *_):
+        self.gate.go.set()
+        super().__exit__()
+
+
+# --- the clients ------------------------------------------------------------------------------------------------------
+
+
+class Call:
+    """One call: how long it took, and its status or its exception."""
+
+    def __init__(self, session, url):
+        self.began = time.monotonic()
+        try:
+            self.outcome = session.get(url).status
+        except Exception as error:
+            self.outcome = error
+        self.ended = time.monotonic()
+        self.lasted = self.ended - self.began
+
+
+def slowest(calls):
+    return max(call.lasted for call in calls)
+
+
+def outcomes(calls):
+    return {call.outcome if isinstance(call.outcome, int) else type(call.outcome) for call in calls}
+
+
+def together(actions):
+    """Run these in threads that begin at once, and return their results."""
+    results, barrier = [], threading.Barrier(len(actions))
+
+    def run(action):
+        barrier.wait(LIMIT)
+        results.append(action())
+
+    threads = [threading.Thread(target=run, args=(action,), daemon=True) for action in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert len(results) == len(actions), "a caller does not come back"
+    return results
+
+
+def load(sessions, url, threads, seconds):
+    """Let so many threads call through each of the sessions, all at the same time; return the calls of each."""
+    calls = [[] for _ in sessions]
+    until = time.monotonic() + seconds
+
+    def run(session, mine):
+        while time.monotonic() < until:
+            mine.append(Call(session, url))
+            time.sleep(0.04)
+
+    pairs = list(zip(sessions, calls))
+    together([functools.partial(run, *pair) for pair in pairs for _ in range(threads)])
+    return calls
+
+
+def assert_not_slower(calls, control):
+    """Nobody waited for a token. A machine that stands still for a moment does so for both."""
+    assert slowest(calls) < 4 * slowest(control) + 0.5
+
+
+class Program:
+    """A Python program in a process of its own. It is told to go on line by line, and answers so."""
+
+    def __init__(self, text, *arguments, options=()):
+        self.folder = tempfile.TemporaryDirectory()
+        path = Path(self.folder.name, "program.py")
+        path.write_text(text)
+        self.errors = Path(self.folder.name, "errors")
+        module = Path(oauth_session.__file__).resolve().parent
+        with open(self.errors, "wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, *STRICT, *options, str(path), *arguments],
+                env={**os.environ, "PYTHONPATH": str(module), "PYTHONDONTWRITEBYTECODE": "1"},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+            )  # fmt: skip
+        self.lines = queue.Queue()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.put(line.decode().strip())
+        self.lines.put(None)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()  # continues a stopped one, too
+        self.process.wait(LIMIT)
+        self.reader.join(LIMIT)
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.folder.cleanup()
+
+    def say(self, line="go on"):
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def hear(self):
+        line = self.lines.get(timeout=LIMIT)
+        assert line is not None, f"it ended early: {self.errors.read_text()}"
+        return line
+
+    def end(self):
+        """Wait for it; it must be content, and have said nothing more. Return how long that took."""
+        began = time.monotonic()
+        status = self.process.wait(LIMIT)
+        lasted = time.monotonic() - began
+        assert (status, self.errors.read_text()) == (0, "")
+        assert self.lines.get(timeout=LIMIT) is None
+        return lasted
+
+
+# --- which scenarios run beside the others ----------------------------------------------------------------------------
+
+
+def beside(*cases):
+    """Make a test whose body runs in a thread of its own, from the first test of this file on."""
+
+    def make(body):
+        def test(request, running, figures):
+            name = request.node.name
+            title = name[5:].replace("_", " ").replace("[", ": ").rstrip("]")
+            figures.append((title, *running[name].result(LIMIT)))
+
+        def test_of_case(request, running, figures, case):
+            test(request, running, figures)
+
+        made = pytest.mark.parametrize("case", cases)(test_of_case) if cases else test
+        made.body, made.__doc__ = body, body.__doc__
+        return made
+
+    return make
+
+
+def fly(future, body, *arguments):
+    try:
+        future.set_result(body(*arguments))
+    except BaseException as error:
+        future.set_exception(error)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def running(request):
+    """The bodies under way, by the name of the test that waits for them."""
+    futures = {}
+    for item in request.session.items:
+        body = getattr(getattr(item, "function", None), "body", None)
+        if body is not None:
+            case = item.callspec.params.values() if hasattr(item, "callspec") else ()
+            futures[item.name] = Future()
+            arguments = (futures[item.name], body, *case)
+            threading.Thread(target=fly, args=arguments, daemon=True).start()
+    return futures
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate for 127.0.0.1, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("not installed: openssl")
+    folder = tmp_path_factory.mktemp("tls")
+    paths = str(folder / "certificate.pem"), str(folder / "key.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-out", paths[0], "-keyout", paths[1]]
+    command += ["-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-addext", "keyUsage=critical,digitalSignature,keyCertSign"]
+    subprocess.run(command, check=True, timeout=LIMIT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return paths
+
+
+# --- a cold start -----------------------------------------------------------------------------------------------------
+
+SICK = page("503 Service Unavailable")
+GATEWAY = page("502 Bad Gateway", b"<html><body><h1>502 Bad Gateway</h1></body></html>", "text/html")
+NOT_FOR_YOU = page("400 Bad Request", b'{"error": "unauthorized_client"}')
+
+
+@beside("works", "refuses", "is sick")
+def test_32_threads_start_cold_and_the_token_endpoint(case):
+    """It takes half a second from when the last of them has called."""
+    called = []
+
+    def slow(answer, request):
+        end = time.monotonic() + LIMIT
+        while len(called) < 32 and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        return answer
+
+    with Issuer() as issuer, API(issuer) as api, OAuthSession(*CLIENT, None, issuer.token_url) as session:
+        gate = issuer.hold(1)
+        issuer.fault = {"refuses": functools.partial(slow, NOT_FOR_YOU), "is sick": SICK, "works": None}[case]
+        opener = threading.Thread(target=lambda: (gate.reached(), slow(None, None), gate.go.set()), daemon=True)
+        opener.start()
+        calls = together([lambda: (called.append(1), Call(session, api.url))[1]] * 32)
+        opener.join(LIMIT)
+        if case == "works":
+            calls += together([lambda: Call(session, api.url)] * 32)
+
+    expected = {"works": 200, "refuses": oauth_session.OAuthUnauthorizedClient,
+                "is sick": oauth_session.OAuthTemporarilyUnavailable}  # fmt: skip
+    assert outcomes(calls) == {expected[case]}
+    assert len(issuer.requests) == (3 if case == "is sick" else 1)
+    if case != "works":
+        assert len({id(call.outcome) for call in calls}) == 32
+        assert len({id(call.outcome.__traceback__) for call in calls}) == 32
+        assert not api.requests
+    remark = f"{len(calls)} calls: {getattr(expected[case], '__name__', 200)}"
+    return len(issuer.requests), slowest(calls), None, remark
+
+
+# --- a token endpoint that never ends ---------------------------------------------------------------------------------
+
+
+class Endless(Endpoint):
+    """Says a beginning, and then the rest again and again."""
+
+    def __init__(self, beginning, rest, every):
+        self.beginning, self.rest, self.every = beginning, rest, every
+        super().__init__()
+
+    def answer(self, number, request, sock):
+        sock.sendall(self.beginning)
+        while not self.closing.wait(self.every):
+            sock.sendall(self.rest)
+
+
+ENDLESS = {
+    "drips a head": (b"HTTP/1.1 200 OK\r\nX: ", b"y", 0.05),
+    "drips a body": (b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b" ", 0.05),
+    "drips chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n", 0.05),
+    "says 1xx for ever": (b"", b"HTTP/1.1 102 Processing\r\n\r\n", 0.1),
+    "never ends its headers": (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", 0.02),
+}
+
+
+@beside(*ENDLESS, "is silent in the TLS handshake")
+def test_token_endpoint_that(case):
+    """It is given up at the deadline, a second, and not asked again."""
+    with Endless(*ENDLESS.get(case, (b"", b"", LIMIT))) as server:
+        url = server.url.replace("http:", "https:") if case not in ENDLESS else server.url
+        with OAuthSession(*CLIENT, None, url, timeout=1.0) as session:
+            call = Call(session, server.url)
+
+    assert outcomes([call]) == {OAuthTransportError}
+    assert 0.95 <= call.lasted < 10
+    assert len(server.connections) == 1
+    return len(server.requests), call.lasted, None, "OAuthTransportError; the deadline is 1 s"
+
+
+# --- forks, while another thread is in the middle of something --------------------------------------------------------
+
+FORK = """
+import multiprocessing, os, signal, ssl, sys, threading
+from oauth_session import OAuthSession
+
+how, middle, token_url, api, trusted = sys.argv[1:]
+context = ssl.create_default_context(cafile=trusted) if trusted else None
+session = OAuthSession("client", "secret", None, token_url, context=context)
+
+def call(path="/"):
+    session.headers["User-Agent"] = "%d" % os.getpid()
+    return session.get(api + path).status
+
+def child():
+    signal.alarm(50)
+    sys.exit(call() != 200 or call() != 200)
+
+def fork():
+    if how == "os.fork":
+        pid = os.fork()
+        return os.waitpid(pid, 0)[1] if pid else child()
+    process = multiprocessing.get_context(how).Process(target=child)
+    process.start()
+    process.join(50)
+    return process.exitcode
+
+def main():
+    print(os.getpid(), call(), flush=True)
+    if middle == "fetch":
+        session.source.clear()
+    done = []
+    thread = threading.Thread(target=lambda: done.append(call("/slow" if middle == "call" else "/")), daemon=True)
+    thread.start()
+    sys.stdin.readline()
+    print(fork(), flush=True)
+    sys.stdin.readline()
+    thread.join(50)
+    print(*done, call(), flush=True)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("how", ["os.fork", "fork", "spawn"])
+@pytest.mark.parametrize("middle", ["fetch", "call"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_fork_in_the_middle_of_a(request, figures, scheme, middle, how):
+    tls, trusted = None, ""
+    if scheme == "https":
+        paths = request.getfixturevalue("certificate")
+        tls, trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), paths[0]
+        tls.load_cert_chain(*paths)
+    ignore = "ignore:This process"  # Python 3.12 warns of a fork with threads, which is the point here
+    with Issuer(tls=tls) as issuer, API(issuer, tls=tls) as api:
+        gate = issuer.hold(2) if middle == "fetch" else api.gate
+        arguments = how, middle, issuer.token_url, api.url, trusted
+        with Program(FORK, *arguments, options=("-W", ignore)) as program:
+            parent, first = program.hear().split()
+            gate.reached()
+            program.say()
+            child = program.hear()
+            gate.go.set()
+            program.say()
+            last = program.hear()
+            program.end()
+
+    assert (first, child, last) == ("200", "0", "200 200")
+    used = {"auth": issuer.connections, "api": api.connections}
+    count = {"parent": [], "child": []}
+    for name, connections in used.items():
+        for connection in connections:
+            senders = {one.sender for one in connection}
+            assert len(senders) == 1, "parent and child share a connection"
+            count["parent" if senders == {parent} else "child"].append(name)
+    assert count["parent"] == ["auth", "api"]  # one each, used until the end: the child spoiled neither
+    fetched = middle == "fetch" or how == "spawn"
+    assert count["child"] == ["auth", "api"] if fetched else ["api"]
+    assert len(issuer.requests) == 1 + (middle == "fetch") + fetched
+    remark = f"connections: parent {len(count['parent'])}, child {len(count['child'])}"
+    figures.append((f"{how} in the middle of a {middle}, {scheme}", len(issuer.requests), None, None, remark))
+
+
+# --- a thread that cannot be started, and the end of the program ------------------------------------------------------
+
+START = """
+import sys, threading, time
+from oauth_session import OAuthSession
+session = OAuthSession("client", "secret", None, sys.argv[1])
+def call():
+    print(session.get(sys.argv[2]).status, session.source.token().access_token, flush=True)
+call()
+time.sleep(0.3)
+"""
+NO_THREADS = START + """
+try:
+    threading.stack_size(1 << 50)  # more than there is address space
+    threading.Thread(target=print, daemon=True).start()
+except (RuntimeError, ValueError):
+    pass
+try:
+    threading.Thread(target=int, daemon=True).start()
+except RuntimeError:
+    print("real", flush=True)
+else:
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+    threading.Thread.start = refuse
+    print("mocked", flush=True)
+sys.stdin.readline()
+call()
+call()
+"""
+
+
+@pytest.mark.parametrize("case", ["works", "is sick"])
+def test_no_thread_can_be_started_and_the_token_endpoint(figures, case):
+    with Issuer(refresh_in=0.2) as issuer, API(issuer) as api:
+        with Program(NO_THREADS, issuer.token_url, api.url) as program:
+            heard, kind = [program.hear()], program.hear()
+            issuer.fault = SICK if case == "is sick" else None
+            issuer.fields = {"expires_in": 3600}
+            program.say()
+            heard += [program.hear() for _ in range(2)]
+            program.end()
+
+    token = "t-2" if case == "works" else "t-1"
+    # While it is sick, the call that found the token due waits for its three tries; after that there is a pause.
+    assert heard == ["200 t-1", f"200 {token}", f"200 {token}"]
+    assert len(issuer.requests) == (2 if case == "works" else 4)
+    remark = f"RuntimeError ({kind}); renewed in the caller's thread"
+    figures.append((f"no thread can be started, token endpoint {case}", len(issuer.requests), None, None, remark))
+
+
+@pytest.mark.parametrize("case", ["due", "none"])
+def test_call_at_interpreter_shutdown_with_a_token_that_is(figures, case):
+    text = START if case == "due" else START.replace("call()\ntime.sleep(0.3)\n", "")
+    with Issuer(refresh_in=0.2) as issuer, API(issuer) as api:
+        with Program(text + "import atexit\natexit.register(call)\n", issuer.token_url, api.url) as program:
+            heard = [program.hear() for _ in range(1 if case == "none" else 2)]
+            program.end()
+
+    assert all(line.startswith("200 ") for line in heard)
+    # If a thread still starts, which versions do not agree about, it may be ended with the program before it has asked.
+    assert len(issuer.requests) in ((1,) if case == "none" else (1, 2))
+    figures.append((f"call at interpreter shutdown, token {case}", len(issuer.requests), None, None, heard[-1]))
+
+
+def test_program_ends_at_once_while_a_renewal_hangs(figures):
+    text = START + "call()\nsys.stdin.readline()\nprint('end', flush=True)\n"
+    with Issuer(refresh_in=0.2) as issuer, API(issuer) as api:
+        gate = issuer.hold(2)
+        with Program(text, issuer.token_url, api.url) as program:
+            gate.reached()
+            program.say()
+            assert [program.hear() for _ in range(3)] == ["200 t-1", "200 t-1", "end"]
+            lasted = program.end()
+
+    assert lasted < 15  # the deadline is 30 s
+    remark = f"ended {lasted:.2f} s after its last line, nothing on stderr"
+    figures.append(("program ends while a renewal hangs", len(issuer.requests), None, None, remark))
+
+
+# --- signals ----------------------------------------------------------------------------------------------------------
+
+INTERRUPT = """
+import signal, sys, threading
+from oauth_session import OAuthSession
+signal.signal(signal.SIGINT, signal.default_int_handler)
+session = OAuthSession("client", "secret", None, sys.argv[1])
+def call():
+    return session.get(sys.argv[2]).status
+served = []
+def other():
+    if sys.argv[3] == "fetches":
+        sys.stdin.readline()
+    served.append(call())
+thread = threading.Thread(target=other, daemon=True)
+thread.start()
+try:
+    if sys.argv[3] == "waits":
+        sys.stdin.readline()
+    call()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+thread.join(50)
+print(*served, call(), session.source.token().access_token, flush=True)
+"""
+
+
+@pytest.mark.parametrize("case", ["fetches", "waits"])
+def test_ctrl_c_in_a_main_thread_that(figures, case):
+    """If it fetches, the other thread takes over; if it waits, the other's flight goes on."""
+    with Issuer() as issuer, API(issuer) as api:
+        gate = issuer.hold(1)
+        with Program(INTERRUPT, issuer.token_url, api.url, case) as program:
+            gate.reached()
+            program.say()
+            time.sleep(0.5)  # time to join the flight; if that was not enough, the counts are the same
+            program.process.send_signal(signal.SIGINT)
+            assert program.hear() == "interrupted"
+            if case == "waits":
+                gate.go.set()
+            last = program.hear()
+            program.end()
+
+    requests = 2 if case == "fetches" else 1
+    assert last == f"200 200 t-{requests}"
+    assert (len(issuer.requests), len(issuer.connections)) == (requests, requests)
+    remark = "the other thread and a next call: 200"
+    figures.append((f"Ctrl-C in a main thread that {case}", requests, None, None, remark))
+
+
+STOPPED = """
+import sys, time
+from oauth_session import OAuthSession
+session = OAuthSession("client", "secret", None, sys.argv[1], timeout=1.0)
+def call():
+    began = time.monotonic()
+    status = session.get(sys.argv[2]).status
+    print(status, session.source.token().access_token, time.monotonic() - began, flush=True)
+call()
+time.sleep(0.4)
+call()
+sys.stdin.readline()
+call()
+"""
+
+
+@beside("is lost", "comes meanwhile")
+def test_stopped_in_a_renewal_beyond_deadline_and_life_whose_answer(case):
+    """SIGSTOP, SIGCONT. Deadline 1 s, and 2 s of grace; the token lives 4 s."""
+    with Issuer(life=4.0, refresh_in=0.2) as issuer, API(issuer) as api:
+        gate = issuer.hold(2)
+        with Program(STOPPED, issuer.token_url, api.url) as program:
+            gate.reached()
+            heard = [program.hear() for _ in range(2)]
+            program.process.send_signal(signal.SIGSTOP)
+            program.say()
+            if case == "comes meanwhile":
+                gate.go.set()
+            time.sleep(4.5)
+            program.process.send_signal(signal.SIGCONT)
+            heard.append(program.hear())
+            program.end()
+
+    assert [line.split()[:2] for line in heard] == [["200", "t-1"], ["200", "t-1"], ["200", "t-3"]]
+    assert [one.token for one in api.requests] == ["t-1", "t-1", "t-3"]
+    assert len(issuer.requests) == 3
+    return 3, float(heard[2].split()[2]), None, "the next call, by a fresh flight"
+
+
+# --- an API that refuses ----------------------------------------------------------------------------------------------
+
+
+@beside("for ever", "once, since the token was revoked")
+def test_8_threads_and_an_api_that_answers_401(case):
+    with Issuer() as issuer, API(issuer) as api, OAuthSession(*CLIENT, None, issuer.token_url) as session:
+        if case == "for ever":
+            api.issuers = ()
+        else:
+            revoke = threading.Timer(1.0, lambda: issuer.ends.pop("t-1"))
+            revoke.start()
+        (calls,) = load([session], api.url, 8, 4.0)
+
+    sent = [one.token for one in api.requests]
+    assert outcomes(calls) == {401 if case == "for ever" else 200}
+    assert len(issuer.requests) == 2
+    if case == "for ever":
+        assert set(sent) == {"t-1", "t-2"}
+        # Who sent the first token sent the second one after it, once; nobody sent anything twice after that.
+        assert sent.count("t-1") <= 8
+        replays = sent.count("t-1")
+    else:
+        replays = len(api.refused)
+        assert set(api.refused) == {"t-1"} and replays <= 8
+    assert len(sent) == len(calls) + replays
+    return 2, slowest(calls), None, f"{len(calls)} calls, {replays} replays by 8 threads"
+
+
+# --- a token endpoint that is down from the due point on --------------------------------------------------------------
+
+LIFE, DEADLINE = 8.0, 4.0  # due after 4 s, expired after 7.2 s; all tries of a flight may take 1.5 s
+DOWN = {
+    "refusing": ("refusing", OAuthTransportError),
+    "hanging": ("hanging", OAuthTransportError),
+    "503": (SICK, oauth_session.OAuthTemporarilyUnavailable),
+    "502 of a gateway": (GATEWAY, oauth_session.OAuthServerError),
+}
+
+
+@beside(*DOWN)
+def test_token_endpoint_down(case):
+    fault, expected = DOWN[case]
+    flights = []
+
+    def secret():  # is called for each flight, also where no server could count it
+        flights.append(time.time())
+        return "secret"
+
+    with Issuer(life=LIFE) as issuer, Issuer() as steady, API(issuer, steady) as api, \
+            OAuthSession("client", secret, None, issuer.token_url, timeout=DEADLINE) as session, \
+            OAuthSession(*CLIENT, None, steady.token_url, timeout=DEADLINE) as control:  # fmt: skip
+        assert session.get(api.url).status == control.get(api.url).status == 200
+        expired = session.source.token().expires_at - LIFE / 10
+        issuer.fail(fault)
+        calls, others = load([session, control], api.url, 4, expired - 0.4 - time.time())
+        before = [at for at in flights[1:] if at < expired]
+        time.sleep(max(0.0, expired + 0.05 - time.time()))
+        waiters = together([lambda: Call(session, api.url)] * 8)
+        in_pause, known = Call(session, api.url), len(flights)
+        in_pause = [Call(session, api.url) for _ in range(3)] if len(flights) == known else []
+        issuer.work()
+        end = time.monotonic() + LIMIT
+        while Call(session, api.url).outcome != 200:
+            assert time.monotonic() < end, "it does not recover"
+            time.sleep(0.02)
+        known = len(flights)
+        after = load([session], api.url, 4, 0.5)[0]
+
+    # While the token is due nobody fails or waits, and attempts keep a distance: 1, 2, 4 s, half of it by chance.
+    assert outcomes(calls) == outcomes(others) == {200}
+    assert_not_slower(calls, others)
+    assert 1 <= len(before) <= 3
+    assert all(b - a >= 0.5 * 2**n for n, (a, b) in enumerate(zip(before, before[1:])))
+    # After that all who wait get the error, at once, within the deadline.
+    assert outcomes(waiters) == {expected}
+    assert len({id(call.outcome) for call in waiters}) == 8
+    assert max(call.lasted for call in waiters) < 1.5 * DEADLINE
+    assert max(call.ended for call in waiters) - min(call.ended for call in waiters) < DEADLINE / 2
+    assert outcomes(in_pause) <= {expected}
+    # And then all is well, for one request.
+    assert outcomes(after) == {200} and len(flights) == known
+    assert api.refused == []
+    return (len(issuer.requests), slowest(calls), slowest(others),
+            f"{len(before)} flights while due; then {expected.__name__} after {slowest(waiters):.2f} s of {DEADLINE:g}"
+            )  # fmt: skip
+
+
+@beside("stays down", "works again")
+def test_token_expires_while_a_renewal_hangs_and_the_token_endpoint(case):
+    """Expired after 3.6 s, when the renewal that began after 3 s has 2.4 s to its deadline; callers have one too."""
+    with Issuer(life=4.0, refresh_in=3.0) as issuer, API(issuer) as api, \
+            OAuthSession(*CLIENT, None, issuer.token_url, timeout=3.0) as session:  # fmt: skip
+        gate = issuer.hold(2)
+        assert Call(session, api.url).outcome == 200
+        ends = session.source.token().expires_at
+        if case == "stays down":
+            issuer.fail("hanging")
+        while not gate.entered.is_set():
+            assert Call(session, api.url).outcome == 200
+            time.sleep(0.02)
+        time.sleep(max(0.0, ends - 0.4 + 0.05 - time.time()))
+        waiters = together([lambda: Call(session, api.url)] * 8)
+
+    assert outcomes(waiters) == ({OAuthTransportError} if case == "stays down" else {200})
+    assert max(call.lasted for call in waiters) < 4.5, sorted(round(call.lasted, 2) for call in waiters)
+    assert max(call.ended for call in waiters) - min(call.ended for call in waiters) < 1.5
+    assert (len(issuer.requests), api.refused) == (3, [])
+    return 3, slowest(waiters), None, "8 waiters, whose deadline is 3 s"
+
+
+# --- through many renewals --------------------------------------------------------------------------------------------
+
+
+@beside()
+def test_8_threads_for_20_s_with_tokens_of_6_s_and_a_token_endpoint_of_1_s():
+    with Issuer(life=6.0, delay=1.0) as issuer, Issuer() as steady, API(issuer, steady) as api, \
+            OAuthSession(*CLIENT, None, issuer.token_url) as session, \
+            OAuthSession(*CLIENT, None, steady.token_url) as control:  # fmt: skip
+        began = time.monotonic()
+        first = Call(session, api.url)
+        control.get(api.url)
+        calls, others = load([session, control], api.url, 8, began + 20 - time.monotonic())
+        elapsed = time.monotonic() - began
+
+    assert outcomes([first, *calls, *others]) == {200}
+    assert_not_slower(calls, others)
+    assert 5 <= len(issuer.requests) <= 1 + math.ceil(elapsed / 3)
+    assert (len(steady.requests), api.refused) == (1, [])
+    return (len(issuer.requests), slowest(calls), slowest(others),
+            f"{len(calls)} calls; the very first took {first.lasted:.2f} s")  # fmt: skip
