@@ -239,7 +239,7 @@ def _log(level: str, message: str, *values: object) -> None:
 _UNKNOWN_LIFE = 3600.0  # seconds a token without a usable expires_in is kept
 _LONGEST_LIFE = 100 * 366 * 86400.0  # seconds; more is nonsense
 _EXPIRED_BEFORE = 10.0  # seconds of life left that count as none: the request has to travel, and clocks differ
-_SOONEST_REFRESH = 1.0  # seconds; a refresh_in of less would cause a token request for each call
+_SOONEST_REFRESH = 0.1  # seconds; a refresh_in of next to nothing would cause a token request for each call
 _TOKEN_LIMIT = 65536  # characters; no server takes a longer header line
 
 FRESH, DUE, EXPIRED = "fresh", "due", "expired"
