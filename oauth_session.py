@@ -8,7 +8,7 @@
     user = session.get("https://api.example.com/me").json()
     session.post("https://api.example.com/notes", json={"text": "hello"}).raise_for_status()
 
-The path of a request, and the order of this file:
+The path of a request, and behind errors and token the order of this file:
  1. OAuthSession makes a `urllib.request.Request` and opens it with its OpenerDirector.
  2. OAuthHandler puts `Authorization: Bearer ...` on it, if its origin may see the token.
  3. TokenSource keeps the token. FRESH: handed out without a lock. DUE: handed out, while one thread renews it in the
@@ -75,7 +75,7 @@ __all__ = [
     "OAuthBearerError", "OAuthInvalidToken", "OAuthInsufficientScope", "ERRORS_BY_CODE", "__version__",
 ]  # fmt: skip
 
-# ---- 1. Errors: what the token endpoint or the API said, as classes -------------------------------------------------
+# ---- Errors: what the token endpoint or the API said, as classes -----------------------------------------------------
 
 
 class OAuthError(urllib.error.URLError):
@@ -113,6 +113,7 @@ class OAuthResponseError(OAuthError):
     """The token endpoint refused (RFC 6749 section 5.2). Its texts are cleaned; retry_after: seconds, at most 300."""
 
     _fields = ("error", "status", "error_description", "error_uri", "headers", "retry_after")
+    _advice = "is token_url right?"
     error_description: str | None
     error_uri: str | None
     headers: http.client.HTTPMessage | None
@@ -122,9 +123,13 @@ class OAuthResponseError(OAuthError):
 class OAuthInvalidRequest(OAuthResponseError):
     """`invalid_request`: a parameter is missing, doubled or malformed."""
 
+    _advice = "check audience, resource and token_params, and whether id or secret have odd characters"
+
 
 class OAuthInvalidClient(OAuthResponseError):
     """`invalid_client`, or 401 or 403 without a code: check client_id, client_secret and auth_method."""
+
+    _advice = "check client_id, client_secret and auth_method"
 
 
 class OAuthInvalidGrant(OAuthResponseError):
@@ -134,6 +139,8 @@ class OAuthInvalidGrant(OAuthResponseError):
 class OAuthUnauthorizedClient(OAuthResponseError):
     """`unauthorized_client`: this client may not use this grant."""
 
+    _advice = "have client_credentials enabled for this client"
+
 
 class OAuthUnsupportedGrantType(OAuthResponseError):
     """`unsupported_grant_type`: the server does not know this grant."""
@@ -142,17 +149,25 @@ class OAuthUnsupportedGrantType(OAuthResponseError):
 class OAuthInvalidScope(OAuthResponseError):
     """`invalid_scope`: a scope is unknown, malformed or not granted to this client."""
 
+    _advice = "check scope"
+
 
 class OAuthInvalidTarget(OAuthResponseError):
     """`invalid_target` (RFC 8707 section 2): resource or audience is unknown or not allowed."""
+
+    _advice = "check resource and audience"
 
 
 class OAuthTemporarilyUnavailable(OAuthResponseError):
     """`temporarily_unavailable`, 408, 425, 429 or 503: try again after `retry_after` seconds."""
 
+    _advice = "try again later"
+
 
 class OAuthServerError(OAuthResponseError):
     """`server_error` or another 5xx: the token endpoint is broken."""
+
+    _advice = "tell its operator if this stays"
 
 
 class OAuthMalformedResponse(OAuthResponseError):
@@ -234,7 +249,7 @@ def _log(level: str, message: str, *values: object) -> None:
             pass
 
 
-# ---- 2. Token: a value, and how old it is ---------------------------------------------------------------------------
+# ---- Token: a value, and how old it is -------------------------------------------------------------------------------
 
 _UNKNOWN_LIFE = 3600.0  # seconds a token without a usable expires_in is kept
 _LONGEST_LIFE = 100 * 366 * 86400.0  # seconds; more is nonsense
@@ -382,7 +397,7 @@ def _is_visible(text: str) -> bool:
     return text.isascii() and text.isprintable() and " " not in text
 
 
-# ---- 3. OAuthSession and Response: the face -------------------------------------------------------------------------
+# ---- OAuthSession and Response: the face -----------------------------------------------------------------------------
 
 _NOT_GIVEN: Any = type("NotGiven", (), {"__repr__": lambda self: "..."})()  # since None has a meaning
 _NOTHING: Any = None  # for type checkers: a class attribute that a subclass may set to anything
@@ -870,7 +885,7 @@ def _encode_body(data: Any, obj: Any) -> tuple[Any, str | None]:
     return bytes(data) if isinstance(data, (bytearray, memoryview)) else data, "application/octet-stream"
 
 
-# ---- 4. OAuthHandler: which requests get the token, what a 401 does, where a redirect may go -------------------------
+# ---- OAuthHandler: which requests get the token, what a 401 does, where a redirect may go ----------------------------
 
 _FIRST_URL: Any = object()  # in place of origins: the origin of the URL that the caller named
 _MAX_HOPS = 10  # redirects that one call follows; browsers take 20, urllib 10
@@ -1129,7 +1144,7 @@ def _refusal(url: str, code: int, msg: str, headers: Any, fp: Any, tokens: Itera
     )
 
 
-# ---- 5. TokenSource: keeps the token, renews it in time, and lets one fetch at a time be under way -------------------
+# ---- TokenSource: keeps the token, renews it in time, and lets one fetch at a time be under way ----------------------
 
 _FETCH_LIMIT = 30.0  # seconds after which a flight of a fetch without a `timeout` of its own counts as dead
 _FLIGHT_GRACE = 2.0  # seconds beyond it, for what no deadline covers
@@ -1139,7 +1154,7 @@ _RETRY_AFTER_LIMIT = 300.0  # seconds; a server that asks for more is asked agai
 
 
 class _Flight:
-    """One fetch under way, and those who wait for it."""
+    """One fetch under way: led by one thread, joined by all others that need its token, and landed once."""
 
     __slots__ = ("number", "since", "background", "leader", "landed", "token", "error")
 
@@ -1158,7 +1173,7 @@ class _Traffic:
 
     def __init__(self) -> None:
         self.process = os.getpid()
-        self.lock = threading.Lock()  # guards this object and TokenSource._held; never held while user code runs
+        self.lock = threading.Lock()  # guards this and writes of TokenSource._held; never held while user code runs
         self.flight: _Flight | None = None
         self.forced: _Flight | None = None  # the last one because of a refused token
         self.failures = 0  # in a row
@@ -1404,7 +1419,7 @@ def _copy(error: Exception) -> Any:
     return twin
 
 
-# ---- 7. ClientCredentials: how one token is obtained -----------------------------------------------------------------
+# ---- ClientCredentials: how one token is obtained --------------------------------------------------------------------
 
 _ANSWER_LIMIT = 1 << 20  # bytes of a token response
 _TRIES = 3  # within one deadline, for what may pass by itself
@@ -1624,7 +1639,7 @@ def _judge(url: str, answer: Any, body: bytes, requested_at: float, scope: str |
             return Token.from_response(mapping, requested_at)
         except OAuthMalformedResponse as error:
             why = _clean(error, masks)
-    kind, advice = _verdict(status, said.get("error"), code)
+    kind = _verdict(status, said.get("error"), code)
     text = ": ".join(said[name] for name in ("error", "error_description") if name in said)
     if not text and status >= 400 and b"token" not in body.lower():  # an excerpt must not be the token itself
         text = _clean(" ".join(_clean(body.decode("utf-8", "replace"), masks, len(body)).split()), limit=200)
@@ -1633,12 +1648,12 @@ def _judge(url: str, answer: Any, body: bytes, requested_at: float, scope: str |
     media = _clean(answer.headers.get("Content-Type", "no content type"), masks)[:80]
     detail = text or f"{why or 'no error code'} ({media}, {len(body)} bytes)"
     headers, retry_after = _clean_headers(answer.headers, masks), _retry_after(answer.headers)
-    message = f"{_place(url)} answered {status}{advice[0]} - {detail}; {advice[1]}"
+    message = f"{_place(url)} answered {status} - {detail}; {kind._advice}"
     raise kind(message, status=status, headers=headers, retry_after=retry_after, **said)
 
 
-def _verdict(status: int, said: str | None, code: object) -> tuple[type[OAuthResponseError], tuple[str, str]]:
-    """The class for a refusal, with what it means and what to check."""
+def _verdict(status: int, said: str | None, code: object) -> type[OAuthResponseError]:
+    """The class for a refusal: the code decides, else the status."""
     if said is not None and isinstance(code, str) and code in ERRORS_BY_CODE:
         kind = ERRORS_BY_CODE[code]
     elif status in (*_TRANSIENT, 503):
@@ -1651,21 +1666,7 @@ def _verdict(status: int, said: str | None, code: object) -> tuple[type[OAuthRes
         kind = OAuthMalformedResponse
     else:
         kind = OAuthInvalidClient if status in (401, 403) else OAuthResponseError
-    for known, advice in _ADVICE.items():
-        if issubclass(kind, known):
-            return kind, advice
-    return kind, ("", "is token_url right?")
-
-
-_ADVICE = {
-    OAuthInvalidClient: (" and refuses the client", "check client_id, client_secret and auth_method"),
-    OAuthInvalidScope: (" and refuses the scope", "check scope"),
-    OAuthInvalidTarget: (" and refuses the target", "check resource and audience"),
-    OAuthInvalidRequest: (" and refuses the request", "check audience, resource and token_params"),
-    OAuthUnauthorizedClient: (" and refuses the grant", "have client_credentials enabled for this client"),
-    OAuthTemporarilyUnavailable: (" and is busy", "try again later"),
-    OAuthServerError: (" and is broken", "tell its operator if this stays"),
-}
+    return kind
 
 
 def _is_transient(error: OAuthError) -> bool:
@@ -1717,7 +1718,7 @@ def _transport_error(url: str, error: urllib.error.URLError, masks: list[str]) -
     return OAuthTransportError(why)
 
 
-# ---- 8. Transport: URLs taken apart once, kept-alive connections, strict HTTP/1.1 (RFC 9112) -----------------------
+# ---- Transport: URLs taken apart once, kept-alive connections, strict HTTP/1.1 (RFC 9112) ----------------------------
 
 _USER_AGENT = f"oauth_session/{__version__}"
 _DEFAULT_PORT = {"http": 80, "https": 443}
@@ -1972,10 +1973,6 @@ class _Body(io.RawIOBase):
         if left == 0 and not chunked:
             self._end(connection)
 
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """What HTTPResponse asks of a socket."""
-        return io.BufferedReader(self)
-
     def readable(self) -> bool:
         return True
 
@@ -2065,7 +2062,9 @@ class _Answer(http.client.HTTPResponse):
     """An HTTPResponse whose body comes from _Body, so that none of its own framing is used."""
 
     def __init__(self, body: _Body, method: str, url: str, head: Head) -> None:
-        super().__init__(body, method=method)  # type: ignore[arg-type]
+        # Not super(): its buffer of 8 KiB is needed only where the caller reads by himself.
+        self._reader: Any = _NOT_GIVEN
+        self._method, self.debuglevel = method, 0
         minor, self.status, self.reason, fields = head
         self.version, self.body = 10 + minor, body
         self.headers = http.client.HTTPMessage()
@@ -2074,6 +2073,24 @@ class _Answer(http.client.HTTPResponse):
         self.code, self.url = self.status, url
         self.msg = self.reason  # type: ignore[assignment]  # as urllib does
         self.chunked, self.length, self.chunk_left, self.will_close = False, None, None, True
+
+    @property
+    def fp(self) -> Any:
+        """What HTTPResponse reads from; None at the end."""
+        if self._reader is _NOT_GIVEN:
+            self._reader = io.BufferedReader(self.body)
+        return self._reader
+
+    @fp.setter
+    def fp(self, reader: Any) -> None:
+        self._reader = reader
+
+    def close(self) -> None:
+        """Close the body, and with it the connection if something is left of it."""
+        if self._reader is _NOT_GIVEN:
+            self._reader = None
+            self.body.close()
+        super().close()
 
     def flush(self) -> None:
         """Do nothing: urllib's would complain where the garbage collector has closed the body first."""
@@ -2406,7 +2423,7 @@ def _read_all(answer: Any, limit: int = _BODY_LIMIT, decode: bool = True) -> byt
     return bytes(whole)
 
 
-# ---- 9. Demo server, also for your own tests; and the command line ---------------------------------------------------
+# ---- Demo server, also for your own tests; and the command line ------------------------------------------------------
 
 
 class DemoServer:
