@@ -2559,12 +2559,13 @@ def _demo() -> int:
         for title in ("1. The first call fetches a token:", "2. The second call uses the same one:"):
             tell(title)
             tell(f"     session.get('/me') -> {session.get('/me').status}")
-        tell("3. A token that is due is used once more, while a thread renews it in the background:")
+        tell("3. A token that is due after one second")
         server.refresh_in = 1
         session.source.clear()
         before = session.access_token
         server.refresh_in = None
         time.sleep(1.1)
+        tell("   is then used once more, while a thread renews it in the background:")
         tell(f"     session.get('/me') -> {session.get('/me').status}")
         for _ in range(200):  # ten seconds at the most
             if session.access_token != before:
