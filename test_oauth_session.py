@@ -7,6 +7,7 @@ import base64
 import collections
 import contextlib
 import copy
+import functools
 import gc
 import gzip
 import http.client
@@ -3547,6 +3548,207 @@ class TestOpenAhead:
 
         assert time.monotonic() - begun < 3.5
         assert isinstance(caught.value.reason, socket.timeout) and not isinstance(caught.value, OAuthError)
+
+
+class Retry(urllib.request.BaseHandler):
+    """A user's handler that opens a request again, as some do after a 503."""
+
+    def http_error_503(self, request, fp, code, msg, headers):
+        fp.close()
+        return self.parent.open(request, timeout=request.timeout)
+
+
+class TestHostile:
+    """What was found by attacking the file, and must stay closed."""
+
+    TOKEN = "tok-SECRET-1"
+
+    def session(self, **settings):
+        return OAuthSession(source=TokenSource(lambda: Token(self.TOKEN)), timeout=10.0, **settings)
+
+    def test_what_a_tls_record_holds_beyond_an_answer_is_not_the_next_one(self, certificates):
+        def first(sock):
+            sock.sendall(LENGTH + b"5\r\n\r\n")
+            threading.Event().wait(0.2)  # so that the body and what follows it share a record of their own
+            return HELLO.partition(b"\r\n\r\n")[2] + SMUGGLED
+
+        with Server(first, SECOND, tls=certificates.server("good")) as server:
+            with self.session(context=certificates.trusting("good")) as session:
+                texts = [session.get(server.url).text for _ in range(2)]
+
+        assert (texts, server.accepted) == (["hello", "second"], 2)
+
+    @pytest.mark.parametrize("handler", [
+        urllib.request.HTTPRedirectHandler(), Retry(),
+        urllib.request.ProxyBasicAuthHandler(urllib.request.HTTPPasswordMgrWithDefaultRealm()),
+    ], ids=lambda handler: type(handler).__name__)
+    def test_no_other_handler_takes_the_token_along(self, handler):
+        if hasattr(handler, "passwd"):
+            handler.passwd.add_password(None, "127.0.0.1", "user", "password")
+        again = {"Retry": page("503 Busy"), "ProxyBasicAuthHandler": page("407 Who?", b"", 'Proxy-Authenticate: Basic realm="r"')}
+        with Server(*filter(None, [again.get(type(handler).__name__)]), HELLO) as other:
+            with Server(page("302 Found", b"", f"Location: {other.url}/")) as api, self.session(handlers=[handler]) as session:
+                session.get(api.url)
+
+        assert other.requests and not any(self.TOKEN.encode() in request for request in other.requests)
+        assert self.TOKEN.encode() in api.requests[0]
+
+    @pytest.mark.parametrize("answer", [
+        TOKEN.encode() + b" hello\r\n\r\n",
+        page("401 No", b"", f'WWW-Authenticate: Bearer error_description="{TOKEN}"', f"{TOKEN}: 1", f"X: {TOKEN}"),
+        page("302 Found", b"", f"Location: ftp://x/{TOKEN}"),
+    ], ids=["first line", "challenge", "location"])
+    def test_an_echoed_token_is_in_no_exception(self, answer):
+        with Server(answer) as api, self.session() as session, pytest.raises(urllib.error.URLError) as caught:
+            session.open(api.url)
+
+        assert_hidden(caught.value, self.TOKEN)
+        assert self.TOKEN not in str(getattr(caught.value, "headers", ""))
+
+    def test_a_token_from_before_the_replay_is_masked_too(self):
+        names = itertools.count(1)
+        source = TokenSource(lambda: Token(f"tok-{next(names)}-x"))
+        refusal = page("401 No", b"", 'WWW-Authenticate: Bearer error="invalid_token", error_description="tok-1-x tok-2-x"')
+        with Server(refusal) as api, OAuthSession(source=source) as session, pytest.raises(OAuthInvalidToken) as caught:
+            session.get(api.url).raise_for_status()
+
+        assert "error_description='*** ***'" in str(caught.value)
+        assert len(api.requests) == 2
+
+    @pytest.mark.parametrize("secret, echo", [
+        ("pass  word", "pass  word"), ("ab/cd+ef==", "ab\\/cd+ef=="), ("a<b>&'c", "a&lt;b&gt;&amp;&#x27;c"),
+        ("p/q:r", "p%2fq%3ar"), ("x" * 10, " " * 4090 + "x" * 10),
+    ], ids=["spaces", "json", "html", "percent", "cut"])
+    def test_an_echoed_secret_is_masked_however_it_is_written(self, secret, echo):
+        with Server(page("404 Not Found", f"you sent {echo} to us".encode())) as server:
+            with pytest.raises(OAuthResponseError) as caught:
+                credentials(server, secret=secret, auth_method="client_secret_post")()
+
+        assert "***" in str(caught.value)
+        assert_hidden(caught.value, secret, echo.strip())
+
+    def test_what_a_token_answer_says_of_scope_and_life_shows_no_token(self, caplog):
+        token = Token.from_response({"access_token": self.TOKEN, "scope": self.TOKEN, "expires_in": self.TOKEN})
+
+        assert self.TOKEN not in repr(token) + caplog.text
+
+    def test_a_strange_retry_after_strands_no_waiter(self):
+        class StrangeError(Exception):
+            retry_after = "120 s"
+
+        entered, go = threading.Event(), threading.Event()
+
+        def fetch():
+            entered.set()
+            assert go.wait(PATIENCE)
+            raise StrangeError
+
+        source, caught = TokenSource(fetch), []
+
+        def call():
+            try:
+                source.token()
+            except Exception as error:
+                caught.append(type(error))
+
+        threads = [threading.Thread(target=call, daemon=True) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        assert entered.wait(PATIENCE)
+        go.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+
+        assert caught == [StrangeError] * 4
+
+    def test_a_body_of_tiny_chunks_takes_memory_of_its_own_size(self):
+        import tracemalloc
+
+        body = b"2\r\nab\r\n" * 100_000
+        with Server(CHUNKED + body + b"0\r\n\r\n") as api, self.session() as session:
+            session.get(api.url)
+            tracemalloc.start()
+            size = len(session.get(api.url).content)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+
+        assert size == 200_000
+        assert peak < 6 * len(body)  # the server's own copy included
+
+    @pytest.mark.parametrize("charset", ["idna", "punycode", "undefined", "no-such", "utf-8;" + '";' * 9000])
+    def test_no_charset_breaks_or_stops_text(self, charset):
+        with Server(page("200 OK", "ä".encode(), f"Content-Type: text/plain; charset={charset}")) as api:
+            with self.session() as session:
+                assert session.get(api.url).text == "ä"
+
+    def test_an_api_that_redirects_to_ever_new_places_leaves_few_sockets(self, monkeypatch):
+        with self.session() as session, contextlib.ExitStack() as stack:
+            servers = [stack.enter_context(Server(HELLO)) for _ in range(80)]
+            for server in servers:
+                session.get(server.url)
+            left = [pool for pool in gc.get_objects() if type(pool).__name__ == "_Pool" and pool._idle]
+            idle = max(sum(map(len, pool._idle.values())) for pool in left)
+
+        assert 0 < idle <= 64
+
+    def test_headers_may_be_replaced_while_threads_call(self):
+        with Server(HELLO) as api, self.session(headers={"X-A": "1"}) as session:
+            failures, end = [], threading.Event()
+
+            def call():
+                try:
+                    while not end.is_set():
+                        session.get(api.url)
+                except Exception as error:
+                    failures.append(error)
+
+            threads = [threading.Thread(target=call, daemon=True) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for number in range(2000):
+                session.headers = {"X-A": "1", **{f"X-{number}-{at}": "1" for at in range(number % 5)}}
+            end.set()
+            for thread in threads:
+                thread.join(PATIENCE)
+
+        assert failures == []
+        assert all(b"\r\nX-A: 1\r\n" in request for request in api.requests)
+
+    def test_the_token_is_off_a_request_whose_call_failed(self):
+        request = urllib.request.Request(f"http://127.0.0.1:{free_port()}/")
+        with self.session() as session, pytest.raises(urllib.error.URLError):
+            session.open(request)
+
+        assert not request.has_header("Authorization")
+
+    @pytest.mark.parametrize("call", [
+        lambda session: session.request(None, "https://api.example"), lambda session: session.request(5, "https://api.example"),
+        lambda session: session.get("https://api.example", headers=[("a", "b")]),
+        lambda session: session.get("https://api.example", headers={5: "x"}),
+        lambda session: session.open(None), lambda session: session.open(b"https://api.example"),
+        lambda session: session.post("https://api.example", json=functools.reduce(lambda inner, _: [inner], range(100_000), [])),
+        lambda session: session.get("https://.api.example/"), lambda session: session.get("https://api..example/"),
+        lambda session: session.get("https://127.0.0.1:1\uff0f.api.example/"),
+        lambda session: Token("t", expires_at=float("nan")), lambda session: Token("t", expires_at=float("inf")),
+    ])  # fmt: skip
+    def test_a_wrong_argument_is_a_type_or_value_error(self, call):
+        with self.session() as session, pytest.raises((TypeError, ValueError)) as caught:
+            call(session)
+
+        assert str(caught.value)
+
+    def test_a_header_that_only_looks_harmless_stays_at_its_origin(self):
+        with Server(HELLO) as other, Server(page("302 Found", b"", f"Location: {other.url}/")) as api:
+            with self.session() as session:
+                session.get(api.url, headers={"Accept-Key": "private", "Accept": "a/b"})
+
+        assert b"private" not in other.requests[0] and b"\r\nAccept: a/b\r\n" in other.requests[0]
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
 
 
 class TestCommandLine:
