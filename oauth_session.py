@@ -827,7 +827,8 @@ def _texts(name: str, value: Any) -> list[str]:
     value = [value] if isinstance(value, str) and value else value or ()
     texts: list[Any] = list(value) if hasattr(value, "__iter__") and not isinstance(value, (bytes, dict)) else [value]
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"{name} must be a str or an iterable of str, not {type(value).__name__}")
+        kinds = ", ".join(sorted({type(text).__name__ for text in texts} - {"str"}))
+        raise TypeError(f"{name} must be a str or an iterable of str, and holds {kinds}")
     if not all(text.isprintable() for text in texts):
         raise ValueError(f"{name} has control characters, such as a line end: take them off")
     return sorted(texts) if isinstance(value, (set, frozenset)) else texts
@@ -1796,7 +1797,7 @@ def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> Any:
     if not isinstance(url, str):
         raise (ValueError if url is None else TypeError)(f"{name} must be a URL such as https://host/path{hint}")
     if not url.isprintable() and any(letter < " " or letter == "\x7f" for letter in url):
-        raise ValueError(f"{name} has control characters: encode them with urllib.parse.quote{hint}")
+        raise ValueError(f"{name} has control characters, such as a line end: take them off, or encode them")
     try:
         if not _is_visible(url):
             scheme, mark, rest = url.partition("://")
@@ -1813,7 +1814,7 @@ def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> Any:
     except ValueError as error:
         raise ValueError(f"{name} is no usable URL: {error}{hint}") from None
     if scheme == "http" and not allow_http and not _is_loopback(host):
-        raise ValueError(f"{name} must begin with https:// (http:// is for loopback, or with allow_http=True){hint}")
+        raise ValueError(f"{name} must begin with https:// (http:// is for loopback, or with allow_http=True)")
     return url
 
 
@@ -2684,7 +2685,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, TypeError, OSError) as error:
-        print(f"oauth_session: {' '.join(str(error).split())}", file=sys.stderr)
+        what: object = error
+        if type(error) is urllib.error.URLError:
+            what = f"{options.url} gave no answer: {error.reason}"
+        print(f"oauth_session: {' '.join(str(what).split())}", file=sys.stderr)
         return 1 if isinstance(error, OSError) else 2
 
 
