@@ -1051,7 +1051,7 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
                 raise ValueError("the body cannot be sent again")
         except ValueError as error:
             where = _clean(location, exchange.tokens)
-            message = f"{msg}: the redirect to {where!r} was not followed: {error}"
+            message = f"{_clean(msg, exchange.tokens)}: the redirect to {where!r} was not followed: {error}"
             shown = _clean_headers(headers, exchange.tokens)
             raise _RedirectRefused(request.full_url, code, message, shown, fp) from None
         kept = {}
@@ -1935,8 +1935,7 @@ class _Connection:
                 lines = self.until((b"\n\r\n", b"\n\n"), _HEAD_LIMIT).decode("iso-8859-1").split("\n")[:-2]
                 match = re.fullmatch(r"HTTP/1\.(\d) ([1-9]\d\d)(?: ([^\r]*))?\r?", lines[0], re.ASCII)
                 if match is None or match[2] == "101" or len(lines[0]) > _LINE_LIMIT:
-                    start = _clean(lines[0], hidden, 40)
-                    raise _Nonsense(f"the answer is not HTTP/1.1, but begins with {start!r}")
+                    raise _Nonsense("the answer does not begin as HTTP/1.1 does")  # unquoted: it may echo a secret
                 fields = _fields(lines[1:])
                 if match[2] >= "200":
                     reason = _clean(match[3] or "", hidden)
@@ -2253,7 +2252,7 @@ class _Pool:
                 authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
                 headers = {"Host": authority, **({"Proxy-Authorization": credentials} if credentials else {})}
                 broken = connection.write(_write_head("CONNECT", authority, headers), None, 0)
-                _, status, reason, _ = connection.answer(broken)
+                _, status, reason, _ = connection.answer(broken, (credentials or "").rpartition(" ")[2])
                 if not 200 <= status < 300 or connection.buffer:
                     raise OSError(f"the proxy refused the tunnel: {status} {reason}")
             if scheme == "https" and not self.secure(connection, host):
