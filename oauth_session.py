@@ -106,7 +106,7 @@ class OAuthError(urllib.error.URLError):
 
 
 class OAuthTransportError(OAuthError):
-    """No answer from the token endpoint: DNS, TCP, TLS, proxy or time-out; `__cause__` says which."""
+    """No answer from the token endpoint: DNS, TCP, TLS, proxy or time-out; the message says which."""
 
 
 class OAuthResponseError(OAuthError):
@@ -302,7 +302,9 @@ class Token:
             raise TypeError(f"access_token must be a str, not {type(access_token).__name__}")
         if not (_is_visible(access_token) and 0 < len(access_token) <= _TOKEN_LIMIT):
             raise ValueError("access_token must be 1 to 65536 visible ASCII characters, to stand in a header")
-        if expires_at is not None and not abs(float(expires_at)) < float("inf"):
+        if not isinstance(expires_at, (int, float, type(None))):
+            raise TypeError(f"expires_at must be a number of seconds, or None, not {type(expires_at).__name__}")
+        if expires_at is not None and not abs(expires_at) < float("inf"):
             raise ValueError("expires_at must be a finite number of seconds since the epoch, or None")
         for name, value in zip(self.__slots__, (access_token, token_type, expires_at, scope, raw)):
             object.__setattr__(self, name, value)
@@ -2373,7 +2375,7 @@ class _Direct(urllib.request.BaseHandler):
 
 
 class _KeepAlive(urllib.request.BaseHandler):
-    """What our two handlers share. They subclass urllib's, so that `build_opener` puts them in the place of those."""
+    """What our two handlers share. They subclass urllib's for what it adds to requests, and to be replaced by kind."""
 
     _debuglevel = 0  # Trap: http.client's debug output would print the token
 

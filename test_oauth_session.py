@@ -1733,6 +1733,13 @@ class TestTokenSource:
 
         assert look(source, script, clock) == SEEN[seen]
 
+    def test_wall_clock_set_back_in_a_fetch_costs_no_error(self, clock):
+        def fetch():
+            clock.move(-3600, 1)
+            return Token.from_response({"access_token": "good", "expires_in": 3600})
+
+        assert TokenSource(fetch).token().access_token == "good"
+
     @pytest.mark.parametrize("step", [3600.0, -3600.0], ids=["forward", "back"])
     def test_a_clock_that_is_set_costs_at_most_one_fetch(self, clock, step):
         script = Script(clock, 3600)
@@ -2128,7 +2135,6 @@ class TestTokenSource:
 
         assert {one.access_token for one in crowd.finish()} == {"nearly-over"}
         assert look(source, script, clock) == ("token-2", 2)
-
 
     @pytest.mark.parametrize("step", [-3600, 1800], ids=["back", "forward"])
     def test_wall_clock_set_in_the_middle_of_a_token_request_does_not_prolong_the_token(self, clock, step):
@@ -3730,7 +3736,7 @@ class TestHostile:
         lambda session: session.post("https://api.example", json=functools.reduce(lambda inner, _: [inner], range(100_000), [])),
         lambda session: session.get("https://.api.example/"), lambda session: session.get("https://api..example/"),
         lambda session: session.get("https://127.0.0.1:1\uff0f.api.example/"),
-        lambda session: Token("t", expires_at=float("nan")), lambda session: Token("t", expires_at=float("inf")),
+        lambda session: Token("t", expires_at="5"), lambda session: Token("t", expires_at=float("nan")), lambda session: Token("t", expires_at=float("inf")),
     ])  # fmt: skip
     def test_a_wrong_argument_is_a_type_or_value_error(self, call):
         with self.session() as session, pytest.raises((TypeError, ValueError)) as caught:
