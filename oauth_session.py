@@ -62,7 +62,9 @@ if TYPE_CHECKING:
 
     Moment = tuple[float, float]  # wall clock and monotonic clock
     Origin = tuple[str, str, int]  # scheme, host, port
-    Head = tuple[int, int, str, list[tuple[str, str]]]  # minor version, status, reason, header fields
+    # Minor version, status, reason, header fields, and those of _FRAMING
+    Head = tuple[int, int, str, list[tuple[str, str]], dict[str, str]]
+    Key = tuple[int, Origin, str | None, str | None]  # of kept connections: process, site, proxy, credentials for it
 
 _DEFAULT_TIMEOUT: Any = socket._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]  # what urllib takes for "none given"
 
@@ -677,26 +679,33 @@ class OAuthSession:
         Raises OAuthError where no token can be had, URLError where the API gives no answer,
         HTTPError for a redirect that is not followed, ValueError or TypeError before anything is sent.
         """
-        _refuse(unknown, f"{method}()".lower())
+        if unknown:
+            _refuse(unknown, f"{method}()".lower())
         if headers is not None and not hasattr(headers, "items"):
             raise TypeError(f"headers must be a dict of names and values, not {type(headers).__name__}")
-        _check_head(method, (headers or {}).items())
-        body, content_type = _encode_body(data, json)
-        url = self._absolute(_add_params(url, params))
-        host = _origin(url)[1]  # else urllib takes the URL apart once more
-        request = urllib.request.Request(url, body, origin_req_host=host, method=method)
+        _check_head(method, headers.items() if headers else ())
+        body, content_type = (None, None) if data is json is None else _encode_body(data, json)
+        # A copy of a Request that was taken apart and checked before: that would be half of the work of a call.
+        request = object.__new__(urllib.request.Request)
+        vars(request).update(self._absolute(_add_params(url, params) if params else url)[1])
+        request.headers, request.unredirected_hdrs, request.method = {}, {}, method
+        if body is not None:
+            request.data = body
         timeout = self._dress(request, headers or {}, content_type, timeout)
-        packed = not (request.has_header("Accept-encoding") or request.has_header("Range"))
+        packed = not ("Accept-encoding" in request.headers or "Range" in request.headers)
         if packed:
-            request.add_header("Accept-Encoding", "gzip")
+            request.headers["Accept-encoding"] = "gzip"
         try:
             answer = self.opener.open(request, timeout=timeout)
         except _RedirectRefused:
             raise
         except urllib.error.HTTPError as error:
             answer = error
-        with answer:
+        try:
             return Response(answer, packed)
+        except BaseException:
+            answer.close()
+            raise
 
     def open(
         self, request: str | urllib.request.Request, data: Any = None, timeout: float | None = _NOT_GIVEN
@@ -707,11 +716,11 @@ class OAuthSession:
         Raises HTTPError unless the status is 2xx, and what `request` raises.
         """
         if isinstance(request, str):
-            request = urllib.request.Request(self._absolute(request))
+            request = urllib.request.Request(self._absolute(request)[0])
         elif not isinstance(request, urllib.request.Request):
             raise TypeError(f"open() takes a URL or a urllib.request.Request, not {type(request).__name__}")
-        elif request.full_url != self._absolute(request.full_url):
-            request.full_url = self._absolute(request.full_url)
+        elif request.full_url != self._absolute(request.full_url)[0]:
+            request.full_url = self._absolute(request.full_url)[0]
         timeout = self._dress(request, {}, None, timeout)
         answer: http.client.HTTPResponse = self.opener.open(request, data, timeout)
         return answer
@@ -726,30 +735,24 @@ class OAuthSession:
         extra = (urllib.request.FileHandler, urllib.request.FTPHandler, urllib.request.DataHandler)
         urllib.request.install_opener(self._make_opener(*extra))
 
-    def _absolute(self, url: Any) -> str:
-        """The URL to call: complete, encoded, and inside the origins."""
-        scheme, separator, _ = str(url).partition("://")
-        if isinstance(url, str) and not (separator and scheme.replace("+", "").replace("-", "").isalnum()):
-            if url[:2] == "//" or not self.base_url:
-                raise ValueError("url must be absolute (https://host/path), or a path below the session's base_url")
-            url = self.base_url.rstrip("/") + ("" if url[:1] in ("", "?", "#") else "/") + url.lstrip("/")
-        complete: str = _check_url("url", url, self.allow_http)
-        if self._origins and _origin(complete) not in self._origins:
-            raise ValueError(f"url leads to {_place(complete)}, outside this session's origins: name it in origins=")
-        return complete
+    def _absolute(self, url: Any) -> tuple[str, Any]:
+        if not isinstance(url, str):
+            _check_url("url", url, True)
+        return _absolute(url, self.base_url, self.allow_http, self._origins)
 
     def _dress(
         self, request: urllib.request.Request, headers: Mapping[str, Any], content_type: str | None, timeout: Any
     ) -> float | None:
         """Put on the headers of the call, then the session's, then ours, where there is none; return the time-out."""
-        session_headers = list(self.headers.items())
-        _check_head("GET", session_headers)
-        wanted = {name.lower(): value for name, value in (*session_headers, *headers.items())}
-        if content_type:
-            wanted.setdefault("content-type", content_type)
-        for name, value in wanted.items():
-            if value is not None and not request.has_header(name.capitalize()):
-                request.add_header(name, value if isinstance(value, str) else str(value))
+        if self.headers or headers or content_type:
+            session_headers = list(self.headers.items())
+            _check_head("GET", session_headers)
+            wanted = {name.lower(): value for name, value in (*session_headers, *headers.items())}
+            if content_type:
+                wanted.setdefault("content-type", content_type)
+            for name, value in wanted.items():
+                if value is not None and not request.has_header(name.capitalize()):
+                    request.add_header(name, value if isinstance(value, str) else str(value))
         return self.timeout if timeout is _NOT_GIVEN else _check_timeout(timeout)
 
     def _make_opener(self, *extra: Any) -> urllib.request.OpenerDirector:
@@ -769,6 +772,21 @@ class OAuthSession:
         for handler in (*theirs, *ours, _HTTPSHandler(self._pool), auth, *(kind() for kind in extra)):
             opener.add_handler(handler)
         return opener
+
+
+@functools.lru_cache(maxsize=256)  # a session calls the same URLs again and again
+def _absolute(url: str, base_url: str | None, allow_http: bool, origins: frozenset[Origin]) -> tuple[str, Any]:
+    """The URL to call, complete, encoded and inside the origins, and the attributes of a Request for it."""
+    scheme, separator, _ = url.partition("://")
+    if not (separator and scheme.replace("+", "").replace("-", "").isalnum()):
+        if url[:2] == "//" or not base_url:
+            raise ValueError("url must be absolute (https://host/path), or a path below the session's base_url")
+        url = base_url.rstrip("/") + ("" if url[:1] in ("", "?", "#") else "/") + url.lstrip("/")
+    url = _check_url("url", url, allow_http)
+    origin = _origin(url)
+    if origins and origin not in origins:
+        raise ValueError(f"url leads to {_place(url)}, outside this session's origins: name it in origins=")
+    return url, vars(urllib.request.Request(url, origin_req_host=origin[1]))
 
 
 class _Opener(urllib.request.OpenerDirector):
@@ -903,15 +921,16 @@ class _RedirectRefused(urllib.error.HTTPError):
 class _Exchange:
     """What is remembered on a Request: how its chain of redirects and replays began, and what we put on it."""
 
-    def __init__(self, first: Origin | None, before: _Exchange | None = None) -> None:
-        self.first: Origin | None = before.first if before else first  # the origin of the URL that the caller named
-        self.inside: bool = before.inside if before else True  # whether every hop so far may see the token
-        self.start: int | None = before.start if before else None  # where the body's file stood at first
-        self.hops: int = before.hops if before else 0
-        self.linked = before is not None  # made by us, whoever opens it
-        self.tokens: set[str] = before.tokens if before else set()  # what no text may show
-        self.replay = False
-        self.sent: str | None = None  # the token that is on this request
+    inside = True  # whether every hop so far may see the token
+    start: int | None = None  # where the body's file stood at first
+    hops = 0
+    linked = False  # made by us, whoever opens it
+    tokens: frozenset[str] = frozenset()  # what no text may show
+    replay = False
+    sent: str | None = None  # the token that is on this request
+
+    def __init__(self, first: Origin | None) -> None:
+        self.first = first  # the origin of the URL that the caller named
 
 
 class OAuthHandler(urllib.request.HTTPRedirectHandler):
@@ -943,9 +962,10 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
 
     def http_request(self, request: urllib.request.Request) -> urllib.request.Request:
         """Put the token on the request, if its origin and every one before it may see it."""
-        exchange = _exchanges(request).get(self)
+        exchanges = _exchanges(request)
+        exchange = exchanges.get(self)
         try:
-            origin: Origin | None = _origin(request.full_url)
+            origin: Origin | None = _parse(request.full_url).site
         except ValueError:
             origin = None  # nothing of ours: whatever opens it
         if exchange is not None and exchange.sent is not None:  # opened again: by the caller, or by another handler
@@ -953,23 +973,23 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
             exchange.sent = None
         if exchange is None or not exchange.linked:
             # One that another redirect handler made has no first URL of the caller's.
-            exchange = _exchanges(request)[self] = _Exchange(None if request.unverifiable else origin)
-        allowed = (exchange.first,) if self._origins is _FIRST_URL else self._origins
-        exchange.inside = exchange.inside and origin is not None and origin in allowed
+            exchange = exchanges[self] = _Exchange(None if request.unverifiable else origin)
+        if origin is None or not (origin == exchange.first if self._origins is _FIRST_URL else origin in self._origins):
+            exchange.inside = False
         data: Any = request.data
-        if exchange.start is None and hasattr(data, "seekable"):
+        if data is not None and exchange.start is None and hasattr(data, "seekable"):
             exchange.start = data.tell() if data.seekable() else None
-        if exchange.inside and origin is not None and not request.has_header("Authorization"):
+        if exchange.inside and not request.has_header("Authorization"):
             token = self._source._ready()
             if token is None:
-                _check_request(request)  # before a token is fetched in vain
+                _prepare(request)  # raises ValueError before a token is fetched in vain
                 token = self._obtain(request, origin)
             exchange.sent = token.access_token
-            exchange.tokens.add(exchange.sent)
-            request.add_unredirected_header("Authorization", "Bearer " + exchange.sent)
+            exchange.tokens |= {exchange.sent}
+            request.unredirected_hdrs["Authorization"] = "Bearer " + exchange.sent
         return request
 
-    def _obtain(self, request: urllib.request.Request, origin: Origin) -> Token:
+    def _obtain(self, request: urllib.request.Request, origin: Any) -> Token:
         """Wait for a token. Over a distance, opening the connection meanwhile saves two of six round trips."""
         timeout = _timeout_of(request)
         away = origin[0] == "https" and not _is_loopback(origin[1]) and self._source._origin not in (None, origin)
@@ -1073,14 +1093,18 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
 
 def _exchanges(request: Any) -> dict[OAuthHandler, _Exchange]:
     """By handler, since an opener may have one for each of several APIs."""
-    found: dict[OAuthHandler, _Exchange] = vars(request).setdefault("_oauth_exchanges", {})
-    return found
+    try:
+        return request._oauth_exchanges  # type: ignore[no-any-return]
+    except AttributeError:
+        request._oauth_exchanges = {}
+        return request._oauth_exchanges  # type: ignore[no-any-return]
 
 
 def _next(request: Any, url: str, data: Any, headers: Any, method: str) -> urllib.request.Request:
     following = urllib.request.Request(url, data, dict(headers), request.origin_req_host, True, method)
     for handler, exchange in _exchanges(request).items():
-        _exchanges(following)[handler] = _Exchange(None, exchange)
+        twin = _exchanges(following)[handler] = _Exchange(None)
+        vars(twin).update(vars(exchange), linked=True, replay=False, sent=None)
     return following
 
 
@@ -1732,8 +1756,9 @@ _LINE_LIMIT = 64 << 10  # bytes of a header line
 _HEAD_LIMIT = 256 << 10  # bytes of all header lines
 _HEAD_LINES = 100
 _INTERIM_MOST = 20  # 1xx answers before the real one
-_ONE_WRITE = 64 << 10  # bytes of body that leave together with the head, or of a file at a time
-_TOKEN_CHARS = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # RFC 9110, 5.6.2
+_FRAMING = frozenset(("content-length", "transfer-encoding", "connection", "content-encoding"))
+_PIECE = 64 << 10  # bytes that are read at a time; of a body, that leave together with the head
+_WORD_CHARS = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # RFC 9110, 5.6.2
 _SAFE = "".join(map(chr, range(0x21, 0x7F)))  # what stays as it is when a URL is encoded
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))  # RFC 9110 section 9.2.2
 
@@ -1821,18 +1846,19 @@ def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def _is_token(name: str) -> bool:
-    return name != "" and name.isascii() and not name.encode().translate(None, _TOKEN_CHARS)
+def _word(name: str) -> str:
+    """A method or the name of a header in lower case, or "" if it is none (RFC 9110 section 5.6.2)."""
+    return "" if name == "" or not name.isascii() or name.encode().translate(None, _WORD_CHARS) else name.lower()
 
 
 def _check_head(method: str, headers: Iterable[tuple[str, Any]]) -> None:
     """ValueError for what would change a request beside its own place (RFC 9110 section 5.5, RFC 9112 section 3)."""
-    if not isinstance(method, str) or not _is_token(method):
+    if not isinstance(method, str) or not _word(method):
         raise (ValueError if isinstance(method, str) else TypeError)("method must be one word, such as GET")
     for name, value in headers:
         if not isinstance(name, str):
             raise TypeError(f"headers must have names that are str, not {type(name).__name__}")
-        if not _is_token(name):
+        if not _word(name):
             raise ValueError(f"headers: {_clean(ascii(name))} is no name of a header")
         text = str(value)
         if not (text.isascii() and text.isprintable()) and (max(text) > "\xff" or any(c in text for c in "\r\n\0")):
@@ -1840,11 +1866,12 @@ def _check_head(method: str, headers: Iterable[tuple[str, Any]]) -> None:
 
 
 class _Connection:
-    """A socket, and what was read ahead from it."""
+    """A socket, and what was read from it before it was asked for."""
 
     def __init__(self, sock: socket.socket, deadline: float | None) -> None:
         self.sock = sock
-        self.buffer = bytearray()
+        self.ahead: bytes | bytearray = b""
+        self.at = 0  # where the part of it begins that is not used yet
         self.since = _now()  # when it became idle
         self.poll: Any = None
         self.reset(None, deadline)
@@ -1884,113 +1911,144 @@ class _Connection:
 
     def write(self, head: bytes, data: Any, length: int | None) -> OSError | None:
         """Send a request; return what broke it off, since the server may have answered early."""
-        short = data is None or (isinstance(data, bytes) and length is not None and len(data) <= _ONE_WRITE)
-        pieces = (head + (data or b""),) if short else itertools.chain((head,), _pieces(data, length))
+        if data is None or (isinstance(data, bytes) and length is not None and len(data) <= _PIECE):
+            pieces: Iterable[bytes] = (head + data if data else head,)
+        else:
+            pieces = itertools.chain((head,), _pieces(data, length))
         for piece in pieces:
-            view = memoryview(piece)
+            self.pace()
             try:
-                while view:
-                    self.pace()
-                    view = view[self.sock.send(view) :]
+                self.sock.sendall(piece)
             except (ConnectionError, ssl.SSLError) as error:
                 return error
         return None
 
-    def some(self, size: int) -> bytes:
-        """Up to `size` bytes, as soon as there are any; b"" at the end."""
-        if self.buffer:
-            data = bytes(self.buffer[:size])
-            del self.buffer[:size]
-            return data
+    def receive(self, size: int = _PIECE) -> bytes:
+        """What the socket has, as soon as there is anything; b"" at the end."""
         self.pace()
         data = self.sock.recv(size)
         self.heard = self.heard or data != b""
         return data
 
+    def some(self, size: int) -> bytes:
+        """Up to `size` bytes, as soon as there are any; b"" at the end."""
+        data = bytes(self.ahead[self.at : self.at + size])
+        self.at += len(data)
+        return data or self.receive(min(size, _PIECE))
+
     def until(self, marks: tuple[bytes, ...], limit: int) -> bytes:
         """What comes up to the first of the marks, with it."""
-        ahead, start = self.buffer, 0
+        seen = 0
         while True:
-            end = len(ahead)
-            found = b""
+            end, length = len(self.ahead), 0
             for mark in marks:
-                at = ahead.find(mark, start, end)  # the first of them, so only before what was found already
+                at = self.ahead.find(mark, self.at + seen, end)  # the first of them: before what was found already
                 if at >= 0:
-                    end, found = at, mark
-            if end > limit:
+                    end, length = at, len(mark)
+            if end - self.at > limit:
                 raise _Nonsense(f"more than {limit} bytes of header, or of one of its lines")
-            if found:
-                self.buffer = ahead
-                return self.some(end + len(found))
-            start = max(0, len(ahead) - 2)
-            self.buffer = bytearray()  # so that some() reads on
-            more = self.some(65536)
+            if length:
+                return self.some(end + length - self.at)
+            seen = max(0, end - self.at - 2)
+            more = self.receive()
             if not more:
                 raise http.client.RemoteDisconnected("the connection was closed before the answer was complete")
-            ahead += more
+            if self.at == end:
+                self.ahead = more
+            else:
+                self.ahead = bytearray(self.ahead)  # grows in place, however small the pieces
+                del self.ahead[: self.at]
+                self.ahead += more
+            self.at = 0
 
     def answer(self, broken: OSError | None = None, secret: str = "") -> Head:
         """Read the head of the answer, after any 1xx (RFC 9110 section 15.2). secret: what its reason must not show."""
-        hidden = [secret] if secret else ()
         try:
             for _ in range(_INTERIM_MOST):
-                lines = self.until((b"\n\r\n", b"\n\n"), _HEAD_LIMIT).decode("iso-8859-1").split("\n")[:-2]
-                match = re.fullmatch(r"HTTP/1\.(\d) ([1-9]\d\d)(?: ([^\r]*))?\r?", lines[0], re.ASCII)
-                if match is None or match[2] == "101" or len(lines[0]) > _LINE_LIMIT:
+                text = self.until((b"\n\r\n", b"\n\n"), _HEAD_LIMIT).decode("iso-8859-1").replace("\r\n", "\n")
+                line, _, rest = text[:-1].partition("\n")
+                minor, status = _status(line[:13])
+                if status == 101 or len(line) > _LINE_LIMIT or rest[:1] in (" ", "\t"):
                     raise _Nonsense("the answer does not begin as HTTP/1.1 does")  # unquoted: it may echo a secret
-                fields = _fields(lines[1:])
-                if match[2] >= "200":
-                    reason = _clean(match[3] or "", hidden)
-                    return int(match[1]), int(match[2]), reason, fields
+                if "\r" in text or "\0" in text:
+                    raise _Nonsense("a header line has a bare CR, or NUL")
+                fields, framing = _fields(rest)
+                if status >= 200:
+                    reason = line[13:]
+                    if reason != http.client.responses.get(status):
+                        reason = _clean(reason, [secret] if secret else ())
+                    return minor, status, reason, fields, framing
             raise _Nonsense(f"more than {_INTERIM_MOST} interim answers")
         except OSError as error:
             raise broken or error from None
 
 
-def _fields(lines: list[str]) -> list[tuple[str, str]]:
-    """Names and values of header lines (RFC 9112 section 5)."""
-    found: list[tuple[str, str]] = []
-    if len(lines) > _HEAD_LINES:
-        raise _Nonsense(f"more than {_HEAD_LINES} header lines")
-    for line in lines:
-        line = line[:-1] if line[-1:] == "\r" else line
+@functools.lru_cache(maxsize=64)
+def _status(start: str) -> tuple[int, int]:
+    """Minor version and status of a status line (RFC 9112 section 4)."""
+    match = re.fullmatch(r"HTTP/1\.(\d) ([1-9]\d\d) ?", start, re.ASCII)
+    return (int(match[1]), int(match[2])) if match else (0, 101)
+
+
+def _fields(text: str) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """Names and values of header lines (RFC 9112 section 5), and by name what the transport itself looks at."""
+    if "\n " in text or "\n\t" in text:  # RFC 9112 section 5.2: folded lines
+        text = re.sub(r"[ \t]*\n[ \t]+", " ", text)
+    lines = text.split("\n")
+    if len(lines) > _HEAD_LINES + 1 or (len(text) > _LINE_LIMIT and max(map(len, lines)) > _LINE_LIMIT):
+        raise _Nonsense(f"more than {_HEAD_LINES} header lines, or one of more than {_LINE_LIMIT} bytes")
+    found = []
+    framing: dict[str, str] = {}
+    for line in lines[:-1]:
         name, colon, value = line.partition(":")
-        if line[:1] in " \t" and found:  # RFC 9112 section 5.2: a folded line
-            found[-1] = found[-1][0], f"{found[-1][1]} {line.strip()}"
-        elif colon and _is_token(name) and len(line) <= _LINE_LIMIT and "\r" not in line and "\0" not in line:
-            found.append((name, value.strip(" \t")))
-        else:
-            raise _Nonsense(f"a header line that is none, or has a bare CR, NUL or more than {_LINE_LIMIT} bytes")
-    return found
+        word, value = _word(name), value.strip(" \t")
+        if not colon or not word:
+            raise _Nonsense("a header line that is none")
+        found.append((name, value))
+        if word in _FRAMING:
+            framing[word] = f"{framing[word]},{value}" if word in framing else value
+    return found, framing
 
 
-class _Body(io.RawIOBase):
+def _frame(method: str, head: Head) -> tuple[int | None, bool, bool]:
+    """Length, chunked, and whether the connection can be kept (RFC 9112 section 6.3), without any guess."""
+    minor, status, _, _, framing = head
+    length, coding = framing.get("content-length"), framing.get("transfer-encoding")
+    if length is not None and not (length.isascii() and length.isdigit() and len(length) < 19):
+        lengths = {one.strip(" \t") for one in length.split(",")}  # RFC 9110 section 8.6: the same one twice
+        length = lengths.pop()
+        if lengths or not (length.isascii() and length.isdigit() and len(length) < 19):
+            raise _Nonsense("a Content-Length that is no length, or several that differ")
+    if coding is not None and coding.lower() != "chunked":
+        raise _Nonsense("a Transfer-Encoding other than chunked")
+    options = framing.get("connection", "").lower()
+    keep = minor == 1 and "close" not in [one.strip(" \t") for one in options.split(",")]
+    keep = keep and (length is None or coding is None)
+    if method == "HEAD" or status in (204, 304):
+        return 0, False, keep
+    if coding is not None:
+        return 0, True, keep
+    return (None, False, False) if length is None else (int(length), False, keep)
+
+
+class _Body:
     """The body of one answer (RFC 9112 section 6), and no byte of what follows it."""
 
-    def __init__(self, connection: _Connection, left: int | None, chunked: bool, keep: Callable[[], None] | None):
-        self._connection: _Connection | None = connection
-        self._left = left  # bytes of the body, or of this chunk; None: to the end of the connection
-        self._chunked = chunked
-        self._keep = keep
-        if left == 0 and not chunked:
+    def __init__(self, connection: _Connection, frame: tuple[int | None, bool, bool], home: Any) -> None:
+        self.connection: _Connection | None = connection
+        self._left, self._chunked, keep = frame  # bytes left, of it or of this chunk; None: to the end
+        self._home: tuple[_Pool, Key] | None = home if keep else None  # where the connection goes at the end
+        if self._left == 0 and not self._chunked:
             self._end(connection)
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def read(self, size: int = 65536) -> bytes:
+    def read(self, size: int = _PIECE) -> bytes:
         """Up to `size` bytes, as soon as there are any; b"" at the end."""
-        if self._connection is None:
+        if self.connection is None:
             return b""
         try:
-            return self._some(self._connection, size)
+            return self._some(self.connection, size)
         except OSError as error:
-            self._drop()
+            self.close()
             if isinstance(error, urllib.error.URLError):
                 raise
             raise urllib.error.URLError(error) from error
@@ -2008,7 +2066,9 @@ class _Body(io.RawIOBase):
                     if line in (b"\r\n", b"\n"):
                         self._end(connection)
                         return b""
-                    _fields([line[:-1].decode("iso-8859-1")])
+                    if b"\0" in line or b"\r" in line[:-2]:
+                        raise _Nonsense("a trailer line has a bare CR, or NUL")
+                    _fields(line.decode("iso-8859-1"))
                 raise _Nonsense(f"more than {_HEAD_LINES} trailer lines")
         data = connection.some(size if self._left is None else min(size, self._left))
         if self._left is not None:
@@ -2023,76 +2083,68 @@ class _Body(io.RawIOBase):
 
     def _end(self, connection: _Connection) -> None:
         """Keep the connection, unless more came than the answer."""
-        self._connection = None
-        if self._keep is None or connection.buffer:
-            connection.sock.close()
-        else:
-            self._keep()
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.sock.close()
-            self._connection = None
+        if self._home is not None and connection.at == len(connection.ahead):
+            pool, key = self._home
+            self.connection = None
+            pool.give(key, connection)
+        self.close()
 
     def close(self) -> None:
-        self._drop()
-        super().close()
+        if self.connection is not None:
+            self.connection.sock.close()
+            self.connection = None
 
 
-def _frame(method: str, head: Head) -> tuple[int | None, bool, bool]:
-    """Length, chunked, and whether the connection can be kept (RFC 9112 section 6.3), without any guess."""
-    minor, status, _, fields = head
-    found: dict[str, list[str]] = {"content-length": [], "transfer-encoding": [], "connection": []}
-    for name, value in fields:
-        name = name.lower()
-        if name in found:
-            found[name] += [part.strip(" \t").lower() for part in value.split(",")]
-    lengths, codings = set(found["content-length"]), found["transfer-encoding"]
-    if len(lengths) > 1 or any(not (one.isascii() and one.isdigit() and len(one) < 19) for one in lengths):
-        raise _Nonsense("a Content-Length that is no length, or several that differ")
-    if codings and codings != ["chunked"]:
-        raise _Nonsense("a Transfer-Encoding other than chunked")
-    keep = minor == 1 and "close" not in found["connection"] and not (codings and lengths)
-    if method == "HEAD" or status in (204, 304):
-        return 0, False, keep
-    if codings:
-        return 0, True, keep
-    return (int(lengths.pop()), False, keep) if lengths else (None, False, False)
+class _Reader(io.RawIOBase):
+    """A _Body, as what io.BufferedReader reads from."""
+
+    def __init__(self, body: _Body) -> None:
+        self._body = body
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._body.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class _Answer(http.client.HTTPResponse):
     """An HTTPResponse whose body comes from _Body, so that none of its own framing is used."""
 
-    def __init__(self, body: _Body, method: str, url: str, head: Head) -> None:
-        # Not super(): its buffer of 8 KiB is needed only where the caller reads by himself.
-        self._reader: Any = _NOT_GIVEN
-        self._method, self.debuglevel = method, 0
-        minor, self.status, self.reason, fields = head
-        self.version, self.body = 10 + minor, body
+    _reader: Any = None  # made when the caller reads by himself: its buffer has 8 KiB
+    debuglevel = 0
+    chunked, length, chunk_left, will_close = False, None, None, True
+
+    def __init__(self, body: _Body, method: str, url: str, head: Head) -> None:  # not super(): it wants a socket
+        self._method, self.url, self.body = method, url, body
+        minor, self.status, self.reason, fields, framing = head
+        self.coding = framing.get("content-encoding", "").lower()
+        self.version, self.code, self.msg = 10 + minor, self.status, self.reason  # type: ignore[assignment]
         self.headers = http.client.HTTPMessage()
-        for pair in fields:
-            self.headers.set_raw(*pair)
-        self.code, self.url = self.status, url
-        self.msg = self.reason  # type: ignore[assignment]  # as urllib does
-        self.chunked, self.length, self.chunk_left, self.will_close = False, None, None, True
+        for name, value in fields:
+            self.headers.set_raw(name, value)
 
     @property
     def fp(self) -> Any:
         """What HTTPResponse reads from; None at the end."""
-        if self._reader is _NOT_GIVEN:
-            self._reader = io.BufferedReader(self.body)
-        return self._reader
+        if self._reader is None:
+            self._reader = io.BufferedReader(_Reader(self.body))
+        return self._reader or None
 
     @fp.setter
     def fp(self, reader: Any) -> None:
-        self._reader = reader
+        self._reader = reader or False
 
     def close(self) -> None:
         """Close the body, and with it the connection if something is left of it."""
-        if self._reader is _NOT_GIVEN:
-            self._reader = None
-            self.body.close()
+        self.body.close()
+        self._reader = self._reader or False
         super().close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an answer that is read from a connection cannot be pickled")
 
     def flush(self) -> None:
         """Do nothing: urllib's would complain where the garbage collector has closed the body first."""
@@ -2148,12 +2200,12 @@ class _Pool:
 
     def open_ahead(self, site: Origin, timeout: float | None) -> Callable[[], None]:
         """Open a connection in a thread of its own, while a token is fetched; return what drops it again."""
-        key = os.getpid(), site, None, None
+        key: Key = os.getpid(), site, None, None
         wanted = [True]
 
         def connect() -> None:
             try:
-                connection = self._connect(site, None, None, None if timeout is None else time.monotonic() + timeout)
+                connection = self._connect(key, None if timeout is None else time.monotonic() + timeout)
                 connection.deadline = None
                 self.give(key, connection)
             except Exception as error:  # whoever needs the connection will see for himself
@@ -2177,7 +2229,7 @@ class _Pool:
                 done.set()
         return drop
 
-    def take(self, key: tuple[Any, ...], wait: float | None = None) -> _Connection | None:
+    def take(self, key: Key, wait: float | None = None) -> _Connection | None:
         """An idle connection that is still alive."""
         coming = self._coming.get(key)
         if coming is not None:
@@ -2191,16 +2243,17 @@ class _Pool:
                 return connection
             connection.sock.close()
 
-    def give(self, key: tuple[Any, ...], connection: _Connection) -> None:
-        idle = self._idle.setdefault(key, deque())
+    def give(self, key: Key, connection: _Connection) -> None:
+        idle = self._idle.get(key)
+        if idle is None:
+            idle = self._idle.setdefault(key, deque())
         if key[0] != os.getpid() or len(idle) >= _IDLE_MOST:  # read to its end in a forked child: it is the parent's
             connection.sock.close()
             return
         connection.since = _now()
         idle.append(connection)
-        self.close(after=_IDLE_LIMIT)
-        if sum(map(len, list(self._idle.values()))) > 2 * _IDLE_MOST:  # an API that redirects to ever more places
-            self.close()
+        if len(idle) > 1:
+            self.close((idle,), _IDLE_LIMIT)
 
     def close(self, idles: Iterable[deque[_Connection]] | None = None, after: float | None = None) -> None:
         """Close the idle connections, or those that have been idle for longer than `after` seconds."""
@@ -2213,85 +2266,78 @@ class _Pool:
 
     def exchange(self, request: Any) -> _Answer:
         """Send a request, on a kept connection where there is one, and return its answer."""
-        method, headers, target, key, proxy = _route(request)
-        length = _check_body(method, headers, request.data)
-        head = _write_head(method, target, headers)
-        repeatable = method in _IDEMPOTENT and (request.data is None or isinstance(request.data, bytes))
-        timeout, deadline = _timeout_of(request), getattr(request, "deadline", None)
+        method, head, length, key, secret = _prepare(request)
+        data, timeout, deadline = request.data, _timeout_of(request), getattr(request, "deadline", None)
         begun = time.monotonic()
         connection = self.take(key, timeout)
-        connect_by = deadline if deadline is not None or timeout is None else begun + timeout
-        reused = connection is not None
+        # Once more, on a new connection, where the server may have closed a kept one while it was idle.
+        again = connection is not None and method in _IDEMPOTENT and (data is None or isinstance(data, bytes))
         while True:
             try:
                 if connection is None:
-                    connection = self._connect(_origin(request.full_url), proxy, key[-1], connect_by)
+                    by = deadline if deadline is not None or timeout is None else begun + timeout
+                    connection = self._connect(key, by)
                 connection.reset(timeout, deadline)
-                broken = connection.write(head, request.data, length)
-                answer = connection.answer(broken, headers.get("Authorization", "").rpartition(" ")[2])
-                left, chunked, keep = _frame(method, answer)
-                give = functools.partial(self.give, key, connection) if keep and broken is None else None
-                return _Answer(_Body(connection, left, chunked, give), method, request.full_url, answer)
+                broken = connection.write(head, data, length)
+                answer = connection.answer(broken, secret)
+                body = _Body(connection, _frame(method, answer), None if broken else (self, key))
+                return _Answer(body, method, request.full_url, answer)
             except BaseException as error:
-                stale = reused and repeatable and connection is not None and not connection.heard
+                again = again and connection is not None and not connection.heard
                 if connection is not None:
                     connection.sock.close()
                 if isinstance(error, urllib.error.URLError) or not isinstance(error, OSError):
                     raise
-                if not stale or isinstance(error, socket.timeout):
+                if not again or isinstance(error, socket.timeout):
                     raise urllib.error.URLError(error) from error
-                connect_by = deadline if deadline is not None or timeout is None else time.monotonic() + timeout
-                connection, reused = None, False  # closed by the server while it was idle: once more, on a new one
+                connection, again, begun = None, False, time.monotonic()
 
-    def _connect(
-        self, site: Origin, proxy: str | None, credentials: str | None, deadline: float | None
-    ) -> _Connection:
-        host, port = _host_and_port(proxy, 80) if proxy is not None else site[1:]
-        connection = _Connection(_open_socket(host, port, deadline), deadline)
+    def _connect(self, key: Key, deadline: float | None) -> _Connection:
+        _, (scheme, host, port), proxy, credentials = key
+        address = _host_and_port(proxy, 80) if proxy else (host, port)
+        self.close(after=_IDLE_LIMIT if sum(map(len, list(self._idle.values()))) <= 2 * _IDLE_MOST else None)
+        connection = _Connection(_open_socket(*address, deadline), deadline)
         try:
-            scheme, host, port = site
-            if proxy is not None and scheme == "https":  # RFC 9110 section 9.3.6
+            if proxy:  # RFC 9110 section 9.3.6
                 authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
                 headers = {"Host": authority, **({"Proxy-Authorization": credentials} if credentials else {})}
-                broken = connection.write(_write_head("CONNECT", authority, headers), None, 0)
-                _, status, reason, _ = connection.answer(broken, (credentials or "").rpartition(" ")[2])
-                if not 200 <= status < 300 or connection.buffer:
+                broken = connection.write(_head("CONNECT", authority, headers), None, 0)
+                _, status, reason, *_ = connection.answer(broken, (credentials or "").rpartition(" ")[2])
+                if not 200 <= status < 300 or connection.at < len(connection.ahead):
                     raise OSError(f"the proxy refused the tunnel: {status} {reason}")
             if scheme == "https" and not self.secure(connection, host):
                 connection.sock.close()
-                return self._connect(site, proxy, credentials, deadline)
+                return self._connect(key, deadline)
         except BaseException:
             connection.sock.close()
             raise
         return connection
 
 
-_title = functools.lru_cache(maxsize=256)(str.title)
+_title = functools.lru_cache(maxsize=256)(str.title)  # a header's name as it is usually written
 
 
-def _route(request: Any) -> tuple[str, dict[str, str], str, tuple[Any, ...], str | None]:
-    """What a Request asks for: method, headers, target, the key of its connections, and the proxy.
+def _prepare(request: Any) -> tuple[str, bytes, int | None, Key, str]:
+    """What a Request asks for, checked: method, head, length of the body, key of its connections, and its secret.
 
     The URL counts, not what urllib made of it: a proxy on a Request that is used again would mix up its fields.
     """
-    url = _parse(request.full_url)
+    url, method, proxy = _parse(request.full_url), request.get_method(), request.host
     headers = {"Host": url.authority}
     for fields in (request.headers, request.unredirected_hdrs):
         for name, value in fields.items():
-            headers[_title(name)] = str(value)
-    proxy: str | None = request.host if request.host != url.authority else None
-    if proxy is not None and url.site[0] == "http":
-        target = f"http://{url.authority}{url.target}"
-        return request.get_method(), headers, target, (os.getpid(), proxy, None), proxy
-    credentials = headers.pop("Proxy-Authorization", None) if proxy is not None else None
-    return request.get_method(), headers, url.target, (os.getpid(), url.site, proxy, credentials), proxy
-
-
-def _check_request(request: Any) -> None:
-    """Raise the ValueError that sending this request would raise."""
-    method, headers, target, _, _ = _route(request)
-    _check_body(method, headers, request.data)
-    _write_head(method, target, headers)
+            headers[_title(name)] = value
+    site, target, credentials = url.site, url.target, None
+    if proxy == url.authority:
+        proxy = None
+    elif site[0] == "http":
+        target = f"http://{url.authority}{target}"
+        site, proxy = ("http", *_host_and_port(proxy, 80)), None
+    else:
+        credentials = headers.pop("Proxy-Authorization", None)
+    length = _check_body(method, headers, request.data)
+    secret = str(headers.get("Authorization", "")).rpartition(" ")[2]
+    return method, _head(method, target, headers), length, (os.getpid(), site, proxy, credentials), secret
 
 
 def _open_socket(host: str, port: int, deadline: float | None) -> socket.socket:
@@ -2314,12 +2360,16 @@ def _open_socket(host: str, port: int, deadline: float | None) -> socket.socket:
     raise failure
 
 
-def _write_head(method: str, target: str, headers: dict[str, str]) -> bytes:
+def _head(method: str, target: str, headers: Mapping[str, Any]) -> bytes:
     """Request line and headers as bytes (RFC 9112 sections 3 and 5), checked: nothing below does."""
     if not _is_visible(target):
         raise ValueError("url has spaces, control characters or non-ASCII: encode it with urllib.parse.quote")
-    _check_head(method, headers.items())
-    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()], "\r\n"]
+    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
+    plain = "".join(lines)
+    clean = plain.isascii() and "\r" not in plain and "\n" not in plain and "\0" not in plain
+    if not (clean and _word(method) and all(map(_word, headers))):
+        _check_head(method, headers.items())
+    lines += ("", "")
     return "\r\n".join(lines).encode("iso-8859-1")
 
 
@@ -2344,16 +2394,18 @@ def _check_body(method: str, headers: dict[str, str], data: Any) -> int | None:
 def _pieces(data: Any, length: int | None) -> Iterator[bytes]:
     """A body piece by piece, as chunks (RFC 9112 section 7.1) if its length is None."""
     if hasattr(data, "read"):
-        data = iter(functools.partial(data.read, _ONE_WRITE), b"")
+        data = iter(functools.partial(data.read, _PIECE), b"")
     sent = 0
-    for piece in (data,) if isinstance(data, bytes) else data:
-        if not isinstance(piece, (bytes, bytearray, memoryview)):
+    for whole in (data,) if isinstance(data, bytes) else data:
+        if not isinstance(whole, (bytes, bytearray, memoryview)):
             raise TypeError("data must consist of bytes: open a file in binary mode, encode a text")
-        sent += len(piece)
+        view = memoryview(bytes(whole))
+        sent += len(view)
         if length is not None and sent > length:
             break
-        if piece:
-            yield bytes(piece) if length is not None else b"%x\r\n%b\r\n" % (len(piece), bytes(piece))
+        for start in range(0, len(view), _PIECE):
+            piece = bytes(view[start : start + _PIECE])
+            yield piece if length is not None else b"%x\r\n%b\r\n" % (len(piece), piece)
     if length is None:
         yield b"0\r\n\r\n"
     elif sent != length:
@@ -2366,15 +2418,18 @@ class _Direct(urllib.request.BaseHandler):
     handler_order = 50  # before ProxyHandler
 
     def http_open(self, request: urllib.request.Request) -> Any:
+        handlers = self.parent.handle_open["http"]  # type: ignore[attr-defined]
+        if len(handlers) < 3:
+            return None  # there is no proxy
         secret = "deadline" in vars(request) or any(one.sent for one in _exchanges(request).values())
         if secret and _is_loopback(_origin(request.full_url)[1]):
-            for handler in self.parent.handle_open["http"]:  # type: ignore[attr-defined]
+            for handler in handlers:
                 if not isinstance(handler, (_Direct, urllib.request.ProxyHandler)):
                     return handler.http_open(request)
         return None
 
 
-class _KeepAlive(urllib.request.BaseHandler):
+class _KeepAlive(urllib.request.AbstractHTTPHandler):
     """What our two handlers share. They subclass urllib's for what it adds to requests, and to be replaced by kind."""
 
     _debuglevel = 0  # Trap: http.client's debug output would print the token
@@ -2386,24 +2441,38 @@ class _KeepAlive(urllib.request.BaseHandler):
     def _open(self, request: urllib.request.Request) -> _Answer:
         return self._exchange(request)
 
+    def _request(self, request: Any) -> Any:
+        """Add what urllib adds; but what it does to the headers of a request without a body, _prepare does too."""
+        if request.data is not None:
+            return self.do_request_(request)
+        for name, value in self.parent.addheaders:
+            if name.capitalize() not in request.headers:
+                request.unredirected_hdrs.setdefault(name.capitalize(), value)
+        return request
+
 
 class _HTTPHandler(_KeepAlive, urllib.request.HTTPHandler):
     http_open = _KeepAlive._open  # type: ignore[assignment]
+    http_request = _KeepAlive._request
 
 
 class _HTTPSHandler(_KeepAlive, urllib.request.HTTPSHandler):
     https_open = _KeepAlive._open  # type: ignore[assignment]
+    https_request = _KeepAlive._request
 
 
 def _read_all(answer: Any, limit: int = _BODY_LIMIT, decode: bool = True) -> bytes:
     """The whole body, gzip undone; URLError where it breaks off, or is longer than the limit, packed or not."""
-    packed = decode and answer.headers.get("Content-Encoding", "").strip().lower() in ("gzip", "x-gzip")
+    ours = isinstance(answer, _Answer)
+    coding = answer.coding if ours else answer.headers.get("Content-Encoding", "").strip().lower()
+    packed = decode and coding in ("gzip", "x-gzip")
     unpack = zlib.decompressobj(31) if packed else None  # 31: the gzip format
     whole = bytearray()  # Trap: a list of tiny chunks takes seventy times their size
     received = 0
     try:
-        read = answer.body.read if isinstance(answer, _Answer) else answer.read
-        for data in iter(functools.partial(read, 65536), b""):
+        for data in iter(functools.partial(answer.body.read if ours else answer.read, _PIECE), b""):
+            if ours and not packed and received == 0 and answer.body.connection is None:
+                return bytes(data)  # all of it came at once
             received += len(data)
             if unpack is None:
                 whole += data

@@ -3058,7 +3058,7 @@ class TestTransport:
             bodies = [parsed(one)[2] for one in server.requests]
 
         assert bodies[:2] == [b"small", b"x" * 3000000]
-        assert bodies[2] == b"2\r\nab\r\n11170\r\n" + b"c" * 70000 + b"\r\n0\r\n\r\n"
+        assert bodies[2] == b"2\r\nab\r\n10000\r\n" + b"c" * 65536 + b"\r\n1170\r\n" + b"c" * 4464 + b"\r\n0\r\n\r\n"
         assert server.accepted == 1
 
     @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a reset takes the answer away with it")
