@@ -229,7 +229,24 @@ def _clean(text: object, secrets: Iterable[str] = (), limit: int = 500) -> str:
             result = result.replace(secret, "***")
         if not result.isprintable():
             result = "".join(letter if letter.isprintable() else " " for letter in result)
+    if secrets and any(secret in plain for plain in _unescaped(result) for secret in secrets):
+        return "***"
     return result if len(result) <= limit else result[:limit] + "..."
+
+
+def _unescaped(text: str) -> Iterator[str]:
+    """What a text says if it is percent-encoded, HTML, a part of JSON, or one within the other."""
+    import html
+
+    def letter(match: re.Match[str]) -> str:
+        return chr(int(match[1][1:], 16)) if len(match[1]) > 1 else match[1]
+
+    for _ in range(3):
+        before, text = text, html.unescape(urllib.parse.unquote(re.sub(r"\\(u[0-9a-fA-F]{4}|.)", letter, text)))
+        if text == before:
+            break
+        yield text
+        yield text.replace("+", " ")
 
 
 def _clean_headers(headers: Any, secrets: Iterable[str]) -> http.client.HTTPMessage:
@@ -473,9 +490,10 @@ class Response:
         try:
             return json.loads(self.content)
         except (ValueError, RecursionError):
-            kind = _clean(self.headers.get("Content-Type") or "of no Content-Type", limit=80)
-            size = len(self.content)
-            raise ValueError(f"not JSON but {size} bytes {kind}, status {self.status}, {_place(self.url)}") from None
+            # Nothing but what media types look like: a server may echo the token there.
+            kind = re.match(r"[a-z]+/[a-z.+-]{1,40}(?![^\s;])", self.headers.get("Content-Type", ""))
+            what = f"{len(self.content)} bytes {kind[0] if kind else 'of no usual Content-Type'}"
+            raise ValueError(f"not JSON but {what}, status {self.status}, {_place(self.url)}") from None
 
     def raise_for_status(self) -> Response:
         """Return the response itself below 400; else raise OAuthBearerError if the token was refused, or HTTPError."""
@@ -925,12 +943,20 @@ class _Exchange:
     start: int | None = None  # where the body's file stood at first
     hops = 0
     linked = False  # made by us, whoever opens it
-    tokens: frozenset[str] = frozenset()  # what no text may show
     replay = False
     sent: str | None = None  # the token that is on this request
 
     def __init__(self, first: Origin | None) -> None:
         self.first = first  # the origin of the URL that the caller named
+        self.tokens: set[str] = set()  # all that were sent in this chain, which no text may show
+
+
+def _sent_with(request: Any) -> set[str]:
+    """What a server may echo, and nobody should see: the tokens of a chain, and what else authorised this request."""
+    others = [headers.get("Authorization") for headers in (request.unredirected_hdrs, request.headers)]
+    return {str(other).rpartition(" ")[2] for other in others if other}.union(
+        *(exchange.tokens for exchange in _exchanges(request).values())
+    )
 
 
 class OAuthHandler(urllib.request.HTTPRedirectHandler):
@@ -985,7 +1011,7 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
                 _prepare(request)  # raises ValueError before a token is fetched in vain
                 token = self._obtain(request, origin)
             exchange.sent = token.access_token
-            exchange.tokens |= {exchange.sent}
+            exchange.tokens.add(exchange.sent)
             request.unredirected_hdrs["Authorization"] = "Bearer " + exchange.sent
         return request
 
@@ -1213,7 +1239,7 @@ class _Traffic:
     def fail(self, flight: _Flight, error: Exception) -> None:
         """After a failed flight: when may the next one start?"""
         self.failures += 1
-        asked = _seconds(getattr(error, "retry_after", None))
+        asked = _seconds(error.retry_after) if isinstance(error, OAuthResponseError) else None
         if asked:
             self.pause = _now(), min(asked, _RETRY_AFTER_LIMIT), error
         elif flight.background or self.failures > 1:
@@ -1629,14 +1655,10 @@ def _prove(
     method: str, client_id: str, secret: str, headers: dict[str, str], fields: dict[str, list[str]]
 ) -> list[str]:
     """Add what proves who the client is (RFC 6749 section 2.3.1); return what must not be seen in any text."""
-    quoted = urllib.parse.quote(secret, "")
-    escaped = json.dumps(secret)[1:-1]
-    html = secret.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
-    masks = {secret, quoted, re.sub("%..", lambda match: match[0].lower(), quoted), urllib.parse.quote_plus(secret)}
-    masks.update((escaped, escaped.replace("/", "\\/"), html, html.replace("'", "&#x27;"), html.replace("'", "&#39;")))
+    masks = {secret}
     if method.startswith("client_secret_basic"):
         # Encoded as a form value before base64, a space as %20: servers decode that alike, and + differently.
-        pair = f"{urllib.parse.quote(client_id, '')}:{quoted}"
+        pair = f"{urllib.parse.quote(client_id, '')}:{urllib.parse.quote(secret, '')}"
         if method == "client_secret_basic_raw":  # Deviation: for servers that do not decode, of which there are many
             pair = f"{client_id}:{secret}"
         proof = base64.b64encode(pair.encode()).decode()
@@ -1937,32 +1959,43 @@ class _Connection:
         return data or self.receive(min(size, _PIECE))
 
     def until(self, marks: tuple[bytes, ...], limit: int) -> bytes:
-        """What comes up to the first of the marks, with it."""
-        seen = 0
-        while True:
-            end, length = len(self.ahead), 0
-            for mark in marks:
-                at = self.ahead.find(mark, self.at + seen, end)  # the first of them: before what was found already
-                if at >= 0:
-                    end, length = at, len(mark)
-            if end - self.at > limit:
-                raise _Nonsense(f"more than {limit} bytes of header, or of one of its lines")
-            if length:
-                return self.some(end + length - self.at)
-            seen = max(0, end - self.at - 2)
-            more = self.receive()
-            if not more:
-                raise http.client.RemoteDisconnected("the connection was closed before the answer was complete")
-            if self.at == end:
-                self.ahead = more
-            else:
-                self.ahead = bytearray(self.ahead)  # grows in place, however small the pieces
-                del self.ahead[: self.at]
-                self.ahead += more
-            self.at = 0
+        """What comes up to the first of the marks, with it; within one time-out, however slowly it drips."""
+        given, timeout, seen = self.deadline, self.sock.gettimeout(), 0
+        try:
+            while True:
+                end, length = len(self.ahead), 0
+                for mark in marks:
+                    at = self.ahead.find(mark, self.at + seen, end)  # the first of them: before what was found already
+                    if at >= 0:
+                        end, length = at, len(mark)
+                if end - self.at > limit:
+                    raise _Nonsense(f"more than {limit} bytes of header, or of one of its lines")
+                if length:
+                    return self.some(end + length - self.at)
+                seen = max(0, end - self.at - 2)
+                if seen and timeout and self.deadline is None:
+                    self.deadline = time.monotonic() + timeout
+                self.more()
+        finally:
+            if self.deadline is not given:
+                self.deadline = given
+                self.sock.settimeout(timeout)
 
-    def answer(self, broken: OSError | None = None, secret: str = "") -> Head:
-        """Read the head of the answer, after any 1xx (RFC 9110 section 15.2). secret: what its reason must not show."""
+    def more(self) -> None:
+        """Read on, behind what was read ahead."""
+        data = self.receive()
+        if not data:
+            raise http.client.RemoteDisconnected("the connection was closed before the answer was complete")
+        if self.at == len(self.ahead):
+            self.ahead = data
+        else:
+            self.ahead = bytearray(self.ahead)  # grows in place, however small the pieces
+            del self.ahead[: self.at]
+            self.ahead += data
+        self.at = 0
+
+    def answer(self, broken: OSError | None = None) -> Head:
+        """Read the head of the answer, after any 1xx (RFC 9110 section 15.2)."""
         try:
             for _ in range(_INTERIM_MOST):
                 text = self.until((b"\n\r\n", b"\n\n"), _HEAD_LIMIT).decode("iso-8859-1").replace("\r\n", "\n")
@@ -1974,10 +2007,7 @@ class _Connection:
                     raise _Nonsense("a header line has a bare CR, or NUL")
                 fields, framing = _fields(rest)
                 if status >= 200:
-                    reason = line[13:]
-                    if reason != http.client.responses.get(status):
-                        reason = _clean(reason, [secret] if secret else ())
-                    return minor, status, reason, fields, framing
+                    return minor, status, line[13:], fields, framing
             raise _Nonsense(f"more than {_INTERIM_MOST} interim answers")
         except OSError as error:
             raise broken or error from None
@@ -2117,9 +2147,11 @@ class _Answer(http.client.HTTPResponse):
     debuglevel = 0
     chunked, length, chunk_left, will_close = False, None, None, True
 
-    def __init__(self, body: _Body, method: str, url: str, head: Head) -> None:  # not super(): it wants a socket
-        self._method, self.url, self.body = method, url, body
+    def __init__(self, body: _Body, request: Any, head: Head) -> None:  # not super(): it wants a socket
+        self._method, self.url, self.body = request.get_method(), request.full_url, body
         minor, self.status, self.reason, fields, framing = head
+        if self.reason != http.client.responses.get(self.status):
+            self.reason = _clean(self.reason, _sent_with(request))
         self.coding = framing.get("content-encoding", "").lower()
         self.version, self.code, self.msg = 10 + minor, self.status, self.reason  # type: ignore[assignment]
         self.headers = http.client.HTTPMessage()
@@ -2185,7 +2217,10 @@ class _Pool:
         try:
             # Bytes, since a str is taken through encodings.idna, whose import takes a millisecond.
             name = host.encode()
-            connection.sock = context.wrap_socket(connection.sock, server_hostname=name, do_handshake_on_connect=False)
+            # Ragged ends: a body without a length that somebody cut off must not pass for a whole one (RFC 9112, 9.8).
+            connection.sock = context.wrap_socket(
+                connection.sock, server_hostname=name, do_handshake_on_connect=False, suppress_ragged_eofs=False
+            )
             connection.pace()
             connection.sock.do_handshake()
         except ssl.SSLCertVerificationError:
@@ -2266,7 +2301,7 @@ class _Pool:
 
     def exchange(self, request: Any) -> _Answer:
         """Send a request, on a kept connection where there is one, and return its answer."""
-        method, head, length, key, secret = _prepare(request)
+        method, head, length, key = _prepare(request)
         data, timeout, deadline = request.data, _timeout_of(request), getattr(request, "deadline", None)
         begun = time.monotonic()
         connection = self.take(key, timeout)
@@ -2279,9 +2314,9 @@ class _Pool:
                     connection = self._connect(key, by)
                 connection.reset(timeout, deadline)
                 broken = connection.write(head, data, length)
-                answer = connection.answer(broken, secret)
+                answer = connection.answer(broken)
                 body = _Body(connection, _frame(method, answer), None if broken else (self, key))
-                return _Answer(body, method, request.full_url, answer)
+                return _Answer(body, request, answer)
             except BaseException as error:
                 again = again and connection is not None and not connection.heard
                 if connection is not None:
@@ -2302,8 +2337,9 @@ class _Pool:
                 authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
                 headers = {"Host": authority, **({"Proxy-Authorization": credentials} if credentials else {})}
                 broken = connection.write(_head("CONNECT", authority, headers), None, 0)
-                _, status, reason, *_ = connection.answer(broken, (credentials or "").rpartition(" ")[2])
+                _, status, reason, *_ = connection.answer(broken)
                 if not 200 <= status < 300 or connection.at < len(connection.ahead):
+                    reason = _clean(reason, (credentials or "").split(" ")[1:])
                     raise OSError(f"the proxy refused the tunnel: {status} {reason}")
             if scheme == "https" and not self.secure(connection, host):
                 connection.sock.close()
@@ -2317,8 +2353,8 @@ class _Pool:
 _title = functools.lru_cache(maxsize=256)(str.title)  # a header's name as it is usually written
 
 
-def _prepare(request: Any) -> tuple[str, bytes, int | None, Key, str]:
-    """What a Request asks for, checked: method, head, length of the body, key of its connections, and its secret.
+def _prepare(request: Any) -> tuple[str, bytes, int | None, Key]:
+    """What a Request asks for, checked: method, head, length of the body, and the key of its connections.
 
     The URL counts, not what urllib made of it: a proxy on a Request that is used again would mix up its fields.
     """
@@ -2336,8 +2372,7 @@ def _prepare(request: Any) -> tuple[str, bytes, int | None, Key, str]:
     else:
         credentials = headers.pop("Proxy-Authorization", None)
     length = _check_body(method, headers, request.data)
-    secret = str(headers.get("Authorization", "")).rpartition(" ")[2]
-    return method, _head(method, target, headers), length, (os.getpid(), site, proxy, credentials), secret
+    return method, _head(method, target, headers), length, (os.getpid(), site, proxy, credentials)
 
 
 def _open_socket(host: str, port: int, deadline: float | None) -> socket.socket:
