@@ -1606,7 +1606,7 @@ class Server:
 def drip(data, forever=b""):
     """An answer that comes byte by byte, and then repeats `forever` until the client gives up."""
     def send(sock):
-        for at in itertools.chain(range(len(data)), itertools.count() if forever else ()):
+        for at in itertools.chain(range(len(data)), itertools.count(len(data)) if forever else ()):
             sock.sendall(data[at:at + 1] or forever[at % len(forever):][:1])
             threading.Event().wait(0.01)
         return None
@@ -3623,8 +3623,9 @@ class TestHostile:
 
     @pytest.mark.parametrize("secret, echo", [
         ("pass  word", "pass  word"), ("ab/cd+ef==", "ab\\/cd+ef=="), ("a<b>&'c", "a&lt;b&gt;&amp;&#x27;c"),
-        ("p/q:r", "p%2fq%3ar"), ("x" * 10, " " * 4090 + "x" * 10),
-    ], ids=["spaces", "json", "html", "percent", "cut"])
+        ("p/q:r", "p%2fq%3ar"), ("x" * 10, " " * 4090 + "x" * 10), ("ab cd/", "ab+cd%2F"), ("s3cret", "\\u0073\\u0033cret"),
+        ("s3cret", "&#115;3c%72et"), ("a&b", "a%26amp%3Bb"),
+    ], ids=["spaces", "json", "html", "percent", "cut", "form", "escapes", "two at once", "one in the other"])
     def test_an_echoed_secret_is_masked_however_it_is_written(self, secret, echo):
         with Server(page("404 Not Found", f"you sent {echo} to us".encode())) as server:
             with pytest.raises(OAuthResponseError) as caught:
@@ -3632,6 +3633,82 @@ class TestHostile:
 
         assert "***" in str(caught.value)
         assert_hidden(caught.value, secret, echo.strip())
+
+    def test_a_token_sent_before_a_replay_is_not_in_the_reason_of_the_final_answer(self):
+        names = itertools.count(1)
+        source = TokenSource(lambda: Token(f"tok-{next(names)}-x"))
+        with Server(page("401 No"), page("404 tok-1-x tok-2-x")) as api, OAuthSession(source=source) as session:
+            response = session.get(api.url)
+
+        assert (response.status, response.reason) == (404, "*** ***")
+
+    def test_a_token_as_content_type_is_not_in_the_error_of_json(self):
+        with Server(page("200 OK", b"hello", f"Content-Type: text/{self.TOKEN}")) as api, self.session() as session:
+            response = session.get(api.url)
+
+        with pytest.raises(ValueError, match="5 bytes of no usual Content-Type") as caught:
+            response.json()
+        assert_hidden(caught.value, self.TOKEN)
+
+    def test_a_tls_stream_that_is_cut_is_no_whole_body(self, certificates):
+        def cut(sock):
+            sock.sendall(b"HTTP/1.1 200 OK\r\n\r\nhalf of i")
+            with socket.socket(fileno=os.dup(sock.fileno())) as below:
+                below.shutdown(socket.SHUT_RDWR)  # without the alert that ends TLS
+
+        def end(sock):
+            sock.sendall(b"HTTP/1.1 200 OK\r\n\r\nall of it")
+            sock.unwrap().close()
+
+        tls = certificates.server("good")
+        with Server(cut, tls=tls) as bad, Server(end, tls=tls) as good:
+            with OAuthSession(source=source_of("t")[0], context=certificates.trusting("good")) as session:
+                with pytest.raises(urllib.error.URLError):
+                    session.get(bad.url)
+                assert session.get(good.url).text == "all of it"
+
+    @pytest.mark.parametrize("answer", [
+        drip(b"HTTP/1.1 200 OK\r\nX: ", b"y"), drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+    ], ids=["head", "size of a chunk"])
+    def test_an_api_that_drips_lines_ends_with_the_time_out(self, answer):
+        with Server(answer) as api, self.session() as session:
+            begun = time.monotonic()
+            with pytest.raises(urllib.error.URLError) as caught:
+                session.get(api.url, timeout=0.5)
+
+        assert isinstance(caught.value.reason, socket.timeout)
+        assert time.monotonic() - begun < PATIENCE
+
+    def test_a_slow_stream_may_take_longer_than_the_time_out(self):
+        chunks = [b"2\r\n%d\n\r\n" % at for at in range(5)]
+
+        def stream(sock):
+            sock.sendall(CHUNKED)
+            for chunk in [*chunks, b"0\r\n\r\n"]:
+                threading.Event().wait(0.3)
+                sock.sendall(chunk[:1])
+                threading.Event().wait(0.05)
+                sock.sendall(chunk[1:])
+            return b""
+
+        with Server(stream, HELLO) as api, self.session() as session:
+            assert session.get(api.url, timeout=1).content == b"".join(chunk[3:5] for chunk in chunks)
+            assert session.get(api.url).status == 200
+            assert api.accepted == 1
+
+    def test_an_error_whose_properties_raise_strands_no_waiter(self):
+        class StrangeError(Exception):
+            @property
+            def retry_after(self):
+                raise RuntimeError
+
+        def fetch():
+            raise StrangeError
+
+        source = TokenSource(fetch)
+        for _ in range(2):
+            with pytest.raises(StrangeError):
+                source.token()
 
     def test_what_a_token_answer_says_of_scope_and_life_shows_no_token(self, caplog):
         token = Token.from_response({"access_token": self.TOKEN, "scope": self.TOKEN, "expires_in": self.TOKEN})
