@@ -29,7 +29,8 @@ What can be raised; every class says what to do about it. A wrong argument is a 
 
 What it will not do: log users in, asyncio, HTTP/2, read ~/.netrc, keep cookies, follow https to http, or send the token
 to an origin that was not named. Threads may share everything here.
-RFC 6749 (OAuth 2.0), 6750 (bearer tokens), 8707 (resource), 9110 and 9112 (HTTP).
+RFC 6749 (OAuth 2.0), 6750 (bearer tokens), 7523 (assertions), 8414 (issuer), 8705 (mutual TLS), 8707 (resource), 9110
+and 9112 (HTTP).
 """
 from __future__ import annotations  # oauth_session.py needs Python 3.8 or newer
 
@@ -424,7 +425,8 @@ _NOT_GIVEN: Any = type("NotGiven", (), {"__repr__": lambda self: "..."})()  # si
 _NOTHING: Any = None  # for type checkers: a class attribute that a subclass may set to anything
 _ORDER = "the order is OAuthSession(client_id, client_secret, scope, token_url)"
 _CREDENTIALS = (
-    "client_id", "client_secret", "scope", "token_url", "auth_method", "audience", "resource", "token_params",
+    "client_id", "client_secret", "scope", "token_url", "issuer", "auth_method", "client_assertion",
+    "assertion_audience", "audience", "resource", "token_params",
 )  # fmt: skip
 _SETTINGS = (
     *_CREDENTIALS, "base_url", "headers", "timeout", "context", "handlers", "refresh_before", "origins", "allow_http",
@@ -513,11 +515,15 @@ class OAuthSession:
     """An API client that is always authorised by OAuth 2.0 client credentials (RFC 6749 section 4.4).
 
     client_id, client_secret: from the authorisation server; the secret may be a callable, called for each fetch.
-    scope: a text, or an iterable of texts. token_url: the token endpoint.
+    scope: a text, or an iterable of texts. token_url: the token endpoint. issuer: instead of token_url, a URL whose
+        metadata name it (RFC 8414, or OpenID Connect discovery).
     base_url: what a URL that is not absolute is appended to. origins: URLs; with base_url they say which scheme, host
         and port may see the token. Without both, the token goes to the origin of each URL that you name.
     auth_method: how the client proves itself: client_secret_basic, client_secret_post, client_secret_basic_raw (not
-        percent-encoded), tls_client_auth or none. Default: Basic and, if the server refuses the client, in the body.
+        percent-encoded), client_secret_jwt, private_key_jwt (RFC 7523), tls_client_auth (RFC 8705) or none. Default:
+        what the issuer lists; else Basic and, if the server refuses the client, in the body.
+    client_assertion: a JWT that proves it, in place of a secret, or better a callable that returns a new one, called
+        for each token request. assertion_audience: `aud` for client_secret_jwt; default: issuer, else token_url.
     audience, resource (RFC 8707): one or several. token_params: further form fields of the token request.
     headers: for each call; may be changed. timeout: seconds for each network step of a call, and for a whole token
         fetch; default 30; may be changed. context: an ssl.SSLContext. handlers: urllib handlers for the opener.
@@ -528,7 +534,8 @@ class OAuthSession:
     switches it off. No I/O before the first call. ValueError or TypeError for a wrong argument. Threads may share it.
     """
 
-    client_id = client_secret = scope = token_url = auth_method = audience = resource = token_params = _NOTHING
+    client_id = client_secret = scope = token_url = issuer = auth_method = client_assertion = _NOTHING
+    assertion_audience = audience = resource = token_params = _NOTHING
     base_url = context = handlers = origins = source = _NOTHING
     headers: Any = None
     timeout: Any = 30.0
@@ -542,8 +549,11 @@ class OAuthSession:
         scope: str | Iterable[str] | None = _NOT_GIVEN,
         token_url: str | None = _NOT_GIVEN,
         *,
+        issuer: str | None = _NOT_GIVEN,
         base_url: str | None = _NOT_GIVEN,
         auth_method: str | None = _NOT_GIVEN,
+        client_assertion: str | Callable[[], str] | None = _NOT_GIVEN,
+        assertion_audience: str | None = _NOT_GIVEN,
         audience: str | Iterable[str] | None = _NOT_GIVEN,
         resource: str | Iterable[str] | None = _NOT_GIVEN,
         token_params: Mapping[str, Any] | None = _NOT_GIVEN,
@@ -588,23 +598,29 @@ class OAuthSession:
                 raise ValueError(f"{name} and source contradict each other: source says how a token is obtained")
             if given.get(name) is not None and name in _CREDENTIALS:
                 setting["source"] = given.get("source")
-        if given.get("auth_method") in ("none", "tls_client_auth") and "client_secret" not in given:
-            setting["client_secret"] = None
+        for name, rival in (("issuer", "token_url"), ("client_secret", "client_assertion")):
+            for one, other in ((name, rival), (rival, name)):
+                if given.get(one) is not None and other not in given:
+                    setting[other] = None
+        method = given.get("auth_method")
+        for name in ("client_secret", "client_assertion"):
+            if method and method not in _PROVED_BY[name] and name not in given:
+                setting[name] = None
         return setting
 
     @classmethod
     def from_env(
         cls, prefix: str = "OAUTH_", environ: Mapping[str, str] | None = None, **settings: Any
     ) -> OAuthSession:
-        """Make a session of OAUTH_TOKEN_URL, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET or OAUTH_CLIENT_SECRET_FILE (read
-        for each fetch), OAUTH_SCOPE, OAUTH_AUDIENCE, OAUTH_RESOURCE (separated by spaces), OAUTH_AUTH_METHOD and
-        OAUTH_BASE_URL. An empty one counts as unset.
+        """Make a session of OAUTH_TOKEN_URL or OAUTH_ISSUER, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET or, read for each
+        fetch, OAUTH_CLIENT_SECRET_FILE or OAUTH_ASSERTION_FILE, OAUTH_SCOPE, OAUTH_AUDIENCE, OAUTH_RESOURCE (separated
+        by spaces), OAUTH_AUTH_METHOD and OAUTH_BASE_URL. An empty one counts as unset.
 
         prefix: instead of OAUTH_. environ: default os.environ. settings: further arguments, which go before them.
         Raises ValueError that names the variable.
         """
         environ = os.environ if environ is None else environ
-        names = (*_CREDENTIALS[:-1], "base_url")
+        names = [name for name in (*_CREDENTIALS, "base_url") if "assertion" not in name and name != "token_params"]
         found: dict[str, Any] = {
             name: environ[prefix + name.upper()]
             for name in names
@@ -612,11 +628,12 @@ class OAuthSession:
         }
         if "resource" in found:
             found["resource"] = found["resource"].split()
-        path = environ.get(prefix + "CLIENT_SECRET_FILE")
-        if path and "client_secret" not in settings:
-            if "client_secret" in found:
-                raise ValueError(f"{prefix}CLIENT_SECRET and {prefix}CLIENT_SECRET_FILE are both set: unset one")
-            found["client_secret"] = _file_reader(prefix + "CLIENT_SECRET_FILE", path)
+        for variable, name in (("CLIENT_SECRET_FILE", "client_secret"), ("ASSERTION_FILE", "client_assertion")):
+            path = environ.get(prefix + variable)
+            if path and not {"client_secret", "client_assertion"} & settings.keys():
+                if "client_secret" in found:
+                    raise ValueError(f"{prefix}CLIENT_SECRET and {prefix}{variable} are both set: unset one")
+                found[name] = _file_reader(prefix + variable, path)
         try:
             return cls(**found, **settings)
         except ValueError as error:
@@ -639,7 +656,8 @@ class OAuthSession:
         super().__setattr__(name, _check_timeout(value) if name == "timeout" else value)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} client_id={self.client_id!r} token_url={self.token_url!r}>"
+        where = f"token_url={self.token_url!r}" if self.issuer is None else f"issuer={self.issuer!r}"
+        return f"<{type(self).__name__} client_id={self.client_id!r} {where}>"
 
     def __enter__(self) -> OAuthSession:
         return self
@@ -1478,14 +1496,23 @@ _ANSWER_LIMIT = 1 << 20  # bytes of a token response
 _TRIES = 3  # within one deadline, for what may pass by itself
 _BACK_OFF = 0.5  # seconds; the longest wait before the second try, doubled before the third
 _TRANSIENT = (408, 425, 429)  # with 5xx: statuses that may pass by themselves
-_METHODS = ("client_secret_basic", "client_secret_post", "client_secret_basic_raw", "tls_client_auth", "none")
+_PROVED_BY = {  # client authentication methods (OpenID Connect Core section 9, RFC 8705), by what they need
+    "client_secret": ("client_secret_basic", "client_secret_post", "client_secret_basic_raw", "client_secret_jwt"),
+    "client_assertion": ("private_key_jwt",),
+    "": ("tls_client_auth", "none"),
+}
+_JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"  # RFC 7523 section 2.2
+_ASSERTION_LIFE = 120  # seconds; a request takes less, and clocks differ
+_DISCOVERY_EVERY = 60.0  # seconds; an issuer is not asked again sooner, whatever its token endpoint does
+_CLOCK_SKEW = 60.0  # seconds; from here on a difference of clocks is worth a word
 
 
 class ClientCredentials:
     """Obtains one token from a token endpoint by the client credentials grant (RFC 6749 section 4.4); a callable.
 
-    client_id, client_secret, scope, token_url, auth_method, audience, resource, token_params, context, allow_http:
-        as for OAuthSession. headers: only their User-Agent is used. handlers: only a ProxyHandler is used.
+    client_id, client_secret, scope, token_url, issuer, auth_method, client_assertion, assertion_audience, audience,
+        resource, token_params, context, allow_http: as for OAuthSession.
+    headers: only their User-Agent is used. handlers: only a ProxyHandler is used.
     timeout: seconds for one whole fetch, all tries included (only the DNS look-up is outside), default 30.
 
     Calling it returns a Token, or raises OAuthTransportError or an OAuthResponseError. It may be called by any thread.
@@ -1498,7 +1525,10 @@ class ClientCredentials:
         scope: str | Iterable[str] | None = None,
         token_url: str | None = None,
         *,
+        issuer: str | None = None,
         auth_method: str | None = None,
+        client_assertion: str | Callable[[], str] | None = None,
+        assertion_audience: str | None = None,
         audience: str | Iterable[str] | None = None,
         resource: str | Iterable[str] | None = None,
         token_params: Any = None,
@@ -1512,20 +1542,32 @@ class ClientCredentials:
         if not isinstance(client_id, str) or not client_id or not client_id.isprintable():
             raise ValueError(f"client_id must be the text that the authorisation server gave you; {_ORDER}")
         self.client_id = client_id
-        self.token_url = _check_url("token_url", token_url, allow_http, "; " + _ORDER)
-        if "#" in self.token_url:
-            raise ValueError("token_url must have no fragment (RFC 6749 section 3.2): cut it before the #")
-        self.origin = _origin(self.token_url)
-        self.auth_method = _check_method(auth_method, client_secret)
-        self._secret = client_secret
-        if client_secret is not None and not callable(client_secret):
-            _check_secret(client_secret)
+        if issuer is not None and token_url is not None:
+            raise ValueError("issuer and token_url contradict each other: leave one of them out")
+        name, url = ("token_url", token_url) if issuer is None else ("issuer", issuer)
+        url = _check_url(name, url, allow_http, "; " + _ORDER)
+        if "#" in url or (issuer is not None and "?" in url):
+            raise ValueError(f"{name} must be without {'# and ?' if issuer else '#'} (RFC 6749 section 3.2, RFC 8414)")
+        self.token_url: str | None = url if issuer is None else None
+        self.issuer: str | None = None if issuer is None else url
+        self.origin = _origin(url)
+        self.auth_method = _check_method(auth_method, client_secret, client_assertion)
+        self._proof = "client_secret" if client_assertion is None else "client_assertion"
+        self._secret = client_secret if client_assertion is None else client_assertion
+        if self._secret is not None and not callable(self._secret):
+            _check_secret(self._proof, self._secret)
+        if not isinstance(assertion_audience, (str, type(None))):
+            raise TypeError(f"assertion_audience must be a str, not {type(assertion_audience).__name__}")
+        self._audience = assertion_audience
         self.scope = " ".join(_texts("scope", scope)) or None
         if isinstance(timeout, bool) or _check_timeout(timeout) is None:
             raise TypeError("timeout must be a number of seconds: a token request without one could hang for ever")
         self.timeout = timeout
         self._fields = _fields_of(self.scope, _texts("audience", audience), _texts("resource", resource), token_params)
         self._headers = {} if headers is None else headers
+        self._allow_http = allow_http
+        self._metadata: dict[str, Any] = {}  # of the issuer
+        self._discovered = 0.0, 0.0
         self._works: str | None = None  # the method that the server was seen to accept, of the two that are tried
         self._opener = urllib.request.OpenerDirector()
         self._opener.addheaders = []
@@ -1536,18 +1578,25 @@ class ClientCredentials:
             self._opener.add_handler(handler)
 
     def __repr__(self) -> str:
-        return f"ClientCredentials(client_id={self.client_id!r}, scope={self.scope!r}, token_url={self.token_url!r})"
+        where = f"token_url={self.token_url!r}" if self.issuer is None else f"issuer={self.issuer!r}"
+        return f"ClientCredentials(client_id={self.client_id!r}, scope={self.scope!r}, {where})"
 
     def __call__(self) -> Token:
         """Fetch one token, in up to three tries within `timeout`."""
         deadline = time.monotonic() + self.timeout
-        secret = self._secret() if callable(self._secret) else self._secret
-        if secret is not None:
-            _check_secret(secret)
+        secret, rotated = self._current_secret(), False
         for attempt in range(1, _TRIES + 1):
             try:
                 return self._try(secret, deadline)
             except (OAuthTransportError, OAuthResponseError) as error:
+                if isinstance(error, OAuthInvalidClient) and callable(self._secret) and not rotated:
+                    before, secret, rotated = secret, self._current_secret(), True
+                    if self._proof == "client_secret" and secret != before:
+                        continue
+                if (isinstance(error, OAuthTransportError) or error.status == 404) and (
+                    _since(self._discovered) > _DISCOVERY_EVERY
+                ):
+                    self._metadata = {}  # the token endpoint may have moved
                 wait = error.retry_after if isinstance(error, OAuthResponseError) else None
                 if wait is None:
                     wait = random.uniform(0, _BACK_OFF * 2 ** (attempt - 1))
@@ -1557,9 +1606,21 @@ class ClientCredentials:
             time.sleep(wait)
         raise AssertionError("unreachable")
 
-    def _try(self, secret: str | None, deadline: float) -> Token:
+    def _current_secret(self) -> Any:
+        """The secret for this fetch; or what makes an assertion, which each request has of its own."""
+        secret = self._secret
+        if callable(secret) and self._proof == "client_secret":
+            secret = secret()
+            _check_secret(self._proof, secret)
+        return secret
+
+    def _try(self, secret: Any, deadline: float) -> Token:
         """One token request; where the method is open, a second one if the server refuses the client."""
-        method = self.auth_method or self._works
+        if self.issuer is not None and not self._metadata:
+            self._discover(deadline)
+        methods = "client_secret_basic", "client_secret_post", "client_secret_jwt"
+        listed = self._listed("token_endpoint_auth_methods_supported", *methods)
+        method = self.auth_method or self._works or listed
         if method is not None:
             return self._request(method, secret, deadline)
         try:
@@ -1582,55 +1643,121 @@ class ClientCredentials:
         _log("info", "%s refuses HTTP Basic and accepts client_secret_post: name it as auth_method", self.token_url)
         return token
 
-    def _request(self, method: str, secret: str | None, deadline: float) -> Token:
+    def _discover(self, deadline: float) -> None:
+        """Read the issuer's metadata (RFC 8414 section 3, OpenID Connect Discovery section 4)."""
+        issuer: Any = self.issuer
+        scheme, _, rest = issuer.rstrip("/").partition("://")
+        host, slash, path = rest.partition("/")
+        urls = (
+            f"{scheme}://{host}/.well-known/oauth-authorization-server{slash}{path}",
+            f"{scheme}://{rest}/.well-known/openid-configuration",
+        )
+        for url in urls:
+            answer, body = self._send(url, None, {}, deadline, ())
+            metadata, why = _parse_json(body)
+            if answer.status in _TRANSIENT or answer.status >= 500:
+                raise OAuthTransportError(f"{url} answered {answer.status}; is issuer right?")
+            if answer.status == 200 and not why:
+                break
+        else:
+            raise OAuthMalformedResponse(
+                f"{urls[0]} and {urls[1]} have no metadata of the issuer: the latter answered {answer.status}"
+                f"{'' if answer.status != 200 else ', but ' + why}; is issuer right?",
+                status=answer.status,
+            )
+        if metadata.get("issuer") != issuer:
+            named = _clean(metadata.get("issuer"))
+            raise OAuthMalformedResponse(f"{url} is of issuer {named!r}, not {issuer!r}: name that, if you trust it")
+        aliases = metadata.get("mtls_endpoint_aliases")  # RFC 8705 section 5
+        alias = aliases.get("token_endpoint") if isinstance(aliases, dict) else None
+        endpoint = alias if alias and self.auth_method == "tls_client_auth" else metadata.get("token_endpoint")
+        try:
+            metadata["token_endpoint"] = _check_url("token_endpoint", endpoint, self._allow_http)
+        except (TypeError, ValueError) as error:
+            raise OAuthMalformedResponse(f"{url}: {error}") from None
+        self._metadata, self._discovered = metadata, _now()
+
+    def _listed(self, name: str, *wanted: str) -> str | None:
+        """The first one wanted that the issuer lists under this name; None where it says nothing."""
+        listed = self._metadata.get(name)
+        return next((one for one in wanted if one in listed), None) if isinstance(listed, list) else None
+
+    def _request(self, method: str, secret: Any, deadline: float) -> Token:
         """Send one token request (RFC 6749 section 4.4.2) and judge the answer."""
-        fields = dict(self._fields)
-        headers = {
-            "Accept": "application/json",
-            "Content-Type": "application/x-www-form-urlencoded",
-            "User-Agent": _USER_AGENT,
-        }
-        for name, value in list(self._headers.items()):
-            if name.lower() == "user-agent" and value is not None:
-                headers["User-Agent"] = value
-        masks = _prove(method, self.client_id, secret or "", headers, fields)
-        request = urllib.request.Request(self.token_url, urllib.parse.urlencode(fields, doseq=True).encode(), headers)
-        vars(request)["deadline"] = deadline
+        url = self.token_url or self._metadata["token_endpoint"]
+        fields, assertion = dict(self._fields), ""
+        headers: dict[str, str] = {}
+        if method == "client_secret_jwt":
+            algorithms = "HS256", "HS384", "HS512"
+            algorithm = self._listed("token_endpoint_auth_signing_alg_values_supported", *algorithms) or "HS256"
+            assertion = _sign(self.client_id, secret, self._audience or self.issuer or url, algorithm)
+        elif method == "private_key_jwt":
+            assertion = secret() if callable(secret) else secret or ""
+            _check_secret(self._proof, assertion)
+            secret = None
+        masks = _prove(method, self.client_id, secret or "", assertion, headers, fields)
         requested_at = time.time()
+        answer, body = self._send(url, fields, headers, deadline, masks)
+        try:
+            return _judge(url, answer, body, requested_at, self.scope, masks)
+        except OAuthResponseError as error:
+            hints = _hints(error, self.scope, method, self.client_id + (secret or ""), assertion, requested_at)
+            error.args = ("; ".join((str(error), *hints)),)
+            raise
+
+    def _send(
+        self, url: str, fields: Any, headers: dict[str, str], deadline: float, masks: Sequence[str]
+    ) -> tuple[Any, bytes]:
+        """Ask the authorisation server; return answer and body, whatever the status."""
+        agents = [value for name, value in list(self._headers.items()) if name.lower() == "user-agent" and value]
+        headers = {"Accept": "application/json", "User-Agent": agents[-1] if agents else _USER_AGENT, **headers}
+        data = None if fields is None else urllib.parse.urlencode(fields, doseq=True).encode()
+        if data is not None:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        request = urllib.request.Request(url, data, headers)
+        vars(request)["deadline"] = deadline
+        where = _place(url) if fields else url
+        name = "token_url" if self.issuer is None else "issuer"
         try:
             with self._opener.open(request, timeout=self.timeout) as answer:
-                body = _read_all(answer, _ANSWER_LIMIT)
+                return answer, _read_all(answer, _ANSWER_LIMIT)
         except _Nonsense as error:
-            why = _clean(error.reason, masks)
-            raise OAuthMalformedResponse(f"{_place(self.token_url)}: {why}; is token_url right?") from None
+            raise OAuthMalformedResponse(f"{where}: {_clean(error.reason, masks)}; is {name} right?") from None
         except urllib.error.URLError as error:
-            raise _transport_error(self.token_url, error, masks) from error
-        return _judge(self.token_url, answer, body, requested_at, self.scope, masks)
+            raise _transport_error(where, name, error, masks) from error
 
 
-def _check_method(method: Any, secret: Any) -> str | None:
-    """The client authentication method; None where Basic and body are to be tried."""
-    if method is not None and method not in _METHODS:
-        raise ValueError(f"auth_method must be one of {', '.join(_METHODS)}, or None to find out")
-    public = method in ("none", "tls_client_auth")
-    if secret is None and not public:
-        hint = "for a client without one: auth_method='none' or 'tls_client_auth'"
+def _check_method(method: Any, secret: Any, assertion: Any) -> str | None:
+    """The client authentication method; None where the server is asked, or Basic and body are tried."""
+    methods = [one for methods in _PROVED_BY.values() for one in methods]
+    if method is not None and method not in methods:
+        raise ValueError(f"auth_method must be one of {', '.join(methods)}, or None to find out")
+    if secret is not None and assertion is not None:
+        raise ValueError("client_secret and client_assertion contradict each other: leave one of them out")
+    proof = "client_secret" if secret is not None else "client_assertion" if assertion is not None else ""
+    if method is None and not proof:
+        hint = "for a client without one: auth_method='none' or 'tls_client_auth', or client_assertion="
         raise ValueError(f"client_secret is missing; {hint}; {_ORDER}")
-    if secret is not None and public:
-        raise ValueError(f"client_secret and auth_method={method!r} contradict each other: leave one of them out")
-    return method  # type: ignore[no-any-return]
+    if method is not None and method not in _PROVED_BY[proof]:
+        if proof:
+            raise ValueError(f"{proof} and auth_method={method!r} contradict each other: leave one of them out")
+        raise ValueError(f"auth_method={method!r} needs client_{'secret' if 'secret' in method else 'assertion'}=")
+    return "private_key_jwt" if proof == "client_assertion" else method
 
 
-def _check_secret(secret: Any) -> None:
+def _check_secret(name: str, secret: Any) -> None:
+    """ValueError or TypeError for what can be no client_secret or client_assertion."""
     if not isinstance(secret, str):
         kind = type(secret).__name__
-        raise TypeError(f"client_secret must be a str, or a callable that returns one, not {kind}; {_ORDER}")
+        raise TypeError(f"{name} must be a str, or a callable that returns one, not {kind}; {_ORDER}")
     if any(letter < " " or letter == "\x7f" or "\ud800" <= letter <= "\udfff" for letter in secret):
-        raise ValueError("client_secret has control characters, such as the line end of a file: take them off")
+        raise ValueError(f"{name} has control characters, such as the line end of a file: take them off")
     if secret == "":
-        raise ValueError("client_secret is empty; for a client without one: auth_method='none'")
+        raise ValueError(f"{name} is empty; for a client without one: auth_method='none'")
     if secret.startswith(("https://", "http://")):
-        raise ValueError(f"client_secret looks like a URL; {_ORDER}")
+        raise ValueError(f"{name} looks like a URL; {_ORDER}")
+    if name == "client_assertion" and not _is_visible(secret):
+        raise ValueError("client_assertion must be a JWT, of visible ASCII characters without spaces")
 
 
 def _fields_of(scope: str | None, audience: list[str], resource: list[str], params: Any) -> dict[str, list[str]]:
@@ -1651,11 +1778,26 @@ def _fields_of(scope: str | None, audience: list[str], resource: list[str], para
     return {name: values for name, values in fields.items() if values}
 
 
+def _sign(client_id: str, secret: str, audience: str, algorithm: str) -> str:
+    """A JWT that proves who the client is (RFC 7523 sections 2.2 and 3), for one request: servers take it once."""
+    import hmac
+
+    def encode(data: bytes) -> bytes:
+        return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+    now = int(time.time())
+    claims = {"iss": client_id, "sub": client_id, "aud": audience, "iat": now, "exp": now + _ASSERTION_LIFE}
+    claims["jti"] = os.urandom(16).hex()
+    parts = ({"alg": algorithm, "typ": "JWT"}, claims)
+    message = b".".join(encode(json.dumps(part).encode()) for part in parts)
+    return (message + b"." + encode(hmac.new(secret.encode(), message, "sha" + algorithm[2:]).digest())).decode()
+
+
 def _prove(
-    method: str, client_id: str, secret: str, headers: dict[str, str], fields: dict[str, list[str]]
+    method: str, client_id: str, secret: str, assertion: str, headers: dict[str, str], fields: dict[str, list[str]]
 ) -> list[str]:
     """Add what proves who the client is (RFC 6749 section 2.3.1); return what must not be seen in any text."""
-    masks = {secret}
+    masks = {secret, assertion, *assertion.split(".")}
     if method.startswith("client_secret_basic"):
         # Encoded as a form value before base64, a space as %20: servers decode that alike, and + differently.
         pair = f"{urllib.parse.quote(client_id, '')}:{urllib.parse.quote(secret, '')}"
@@ -1668,7 +1810,33 @@ def _prove(
         fields["client_id"] = [client_id]
         if method == "client_secret_post":
             fields["client_secret"] = [secret]
+        if assertion:
+            fields.update(client_assertion_type=[_JWT_BEARER], client_assertion=[assertion])
     return sorted((mask for mask in masks if mask), key=len, reverse=True)
+
+
+def _hints(
+    error: OAuthResponseError, scope: str | None, method: str, proof: str, assertion: str, sent: float
+) -> Iterator[str]:
+    """What may be the cause of a refusal. proof: id and secret. sent: when the request was, by the clock here."""
+    refused = isinstance(error, OAuthInvalidClient)
+    if isinstance(error, OAuthInvalidScope):
+        yield f"scope was {scope!r}"
+    if refused and method == "client_secret_basic" and urllib.parse.quote(proof, "") != proof:
+        methods = "client_secret_post or client_secret_basic_raw"
+        yield f"id or secret hold characters that servers decode in different ways: try auth_method {methods}"
+    if refused and assertion:
+        try:
+            claims = json.loads(base64.urlsafe_b64decode(assertion.split(".")[1] + "=="))
+            yield f"the assertion's aud was {_clean(claims['aud'])!r}"
+        except (LookupError, ValueError, TypeError):
+            pass  # not a JWT that we could read
+    try:
+        skew = email.utils.parsedate_to_datetime(error.headers["Date"] if error.headers else "").timestamp() - sent
+    except (LookupError, TypeError, ValueError, OverflowError, OSError):
+        skew = 0.0
+    if abs(skew) > _CLOCK_SKEW:
+        yield f"the clock here is {abs(skew):.0f} s {'behind' if skew > 0 else 'ahead of'} the server's"
 
 
 def _judge(url: str, answer: Any, body: bytes, requested_at: float, scope: str | None, masks: list[str]) -> Token:
@@ -1755,15 +1923,17 @@ def _retry_after(headers: http.client.HTTPMessage) -> float | None:
     return min(max(wait, 0.0), _RETRY_AFTER_LIMIT)
 
 
-def _transport_error(url: str, error: urllib.error.URLError, masks: list[str]) -> OAuthTransportError:
+def _transport_error(
+    where: str, name: str, error: urllib.error.URLError, masks: Sequence[str]
+) -> OAuthTransportError:
     reason = error.reason
     if isinstance(reason, ssl.SSLCertVerificationError):
-        why = f"the certificate of {_place(url)} was refused: {reason.verify_message}"
+        why = f"the certificate of {where} was refused: {reason.verify_message}"
         why += "; for a private CA set SSL_CERT_FILE, or give context=ssl.create_default_context(cafile=...)"
     elif isinstance(reason, socket.timeout):
-        why = f"{_place(url)} gave no answer in time; is token_url right, and reachable from here?"
+        why = f"{where} gave no answer in time; is {name} right, and reachable from here?"
     else:
-        why = f"{_place(url)} gave no answer: {_clean(reason, masks)}; is token_url right, and reachable from here?"
+        why = f"{where} gave no answer: {_clean(reason, masks)}; is {name} right, and reachable from here?"
     return OAuthTransportError(why)
 
 
@@ -2701,7 +2871,8 @@ def _parser() -> Any:
         prog="oauth_session.py",
         description="Call an API with an OAuth 2.0 token, obtained by the client credentials grant.",
         epilog="What no flag says comes from OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET or OAUTH_CLIENT_SECRET_FILE, "
-        "OAUTH_SCOPE, OAUTH_TOKEN_URL, OAUTH_AUDIENCE, OAUTH_RESOURCE, OAUTH_AUTH_METHOD, OAUTH_BASE_URL. The secret "
+        "OAUTH_ASSERTION_FILE, OAUTH_SCOPE, OAUTH_TOKEN_URL or OAUTH_ISSUER, OAUTH_AUDIENCE, OAUTH_RESOURCE, "
+        "OAUTH_AUTH_METHOD, OAUTH_BASE_URL. The secret "
         "has no flag, since others could see it in the list of processes. Exit status: 0; 1: no token or no answer; "
         "2: wrong settings; 22: a status of 400 or more with --fail.",
     )
@@ -2715,7 +2886,7 @@ def _parser() -> Any:
     add("-i", "--include", action="store_true", help="print status and headers too")
     add("-f", "--fail", action="store_true", help="print no body at a status of 400 or more, and exit with 22")
     add("--client-secret-file", metavar="FILE", help="file that holds the secret; -: standard input")
-    for name in ("client-id", "scope", "token-url", "audience", "auth-method", "base-url"):
+    for name in ("client-id", "scope", "token-url", "issuer", "audience", "auth-method", "base-url"):
         add("--" + name, metavar=name.rpartition("-")[2].upper())
     add("--resource", metavar="URI", action="append")
     add("--timeout", metavar="SECONDS", type=float, help="default 30")

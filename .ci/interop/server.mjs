@@ -127,6 +127,10 @@ const listen = (server) => new Promise((done, failed) => {
 
 const authServer = https.createServer(mutualTls);
 const issuer = `https://127.0.0.1:${await listen(authServer)}`; // the port is part of the issuer, so it comes first
+// Where clients with a certificate are sent by discovery (RFC 8705 section 5). The first one takes them as well.
+const aliasServer = https.createServer(mutualTls);
+const aliasPort = await listen(aliasServer);
+const mtlsTokenUrl = `https://127.0.0.1:${aliasPort}/token`;
 
 const provider = new Provider(issuer, {
   clients: registered,
@@ -134,6 +138,7 @@ const provider = new Provider(issuer, {
     'client_secret_basic', 'client_secret_post', 'client_secret_jwt', 'private_key_jwt', 'tls_client_auth',
   ],
   cookies: { keys: [randomBytes(16).toString('hex')] },
+  discovery: { mtls_endpoint_aliases: { token_endpoint: mtlsTokenUrl } },
   jwks: { keys: [generateKeyPairSync('rsa', { modulusLength: 2048 }).privateKey.export({ format: 'jwk' })] },
   // "admin" exists and no client may have it. A scope that does not exist at all is dropped silently, not refused.
   scopes: ['read', 'write', 'admin'],
@@ -174,8 +179,12 @@ const issued = new Set();
 provider.on('client_credentials.saved', (token) => issued.add(token));
 
 let counts;
+let hidden; // of the two forms of discovery
 function reset() {
-  counts = { token_requests: {}, token_answers: {}, discovery: 0, api: {}, elsewhere: {} };
+  counts = {
+    token_requests: {}, token_answers: {}, mtls_requests: {}, assertions: {}, discovery: [], api: {}, elsewhere: {},
+  };
+  hidden = new Set();
 }
 reset();
 
@@ -190,28 +199,33 @@ function basicId(authorization) {
   }
 }
 
-function assertionSubject(assertion) {
+function decodeAssertion(assertion) {
   try {
-    return JSON.parse(Buffer.from(assertion.split('.')[1], 'base64url')).sub;
+    const [header, claims] = assertion.split('.').map((part) => Buffer.from(part, 'base64url'));
+    return { ...JSON.parse(header), ...JSON.parse(claims) };
   } catch {
-    return undefined;
+    return {};
   }
 }
 
 // Counted after the provider has answered, and before the answer leaves: whoever has it finds it counted.
 provider.use(async (ctx, next) => {
-  await next();
-  if (ctx.path.startsWith('/.well-known/')) counts.discovery += 1;
+  if (hidden.has(ctx.path)) ctx.status = 404;
+  else await next();
+  if (ctx.path.startsWith('/.well-known/')) counts.discovery.push(ctx.path);
   if (ctx.path !== '/token') return;
   const { params = {} } = ctx.oidc ?? {};
   const { authorization } = ctx.headers;
   const [how, id] = authorization !== undefined ? ['basic', basicId(authorization)]
-    : params.client_assertion !== undefined ? ['assertion', assertionSubject(params.client_assertion)]
+    : params.client_assertion !== undefined ? ['assertion', params.client_id]
       : [params.client_secret !== undefined ? 'post' : 'id', params.client_id];
   counts.token_requests[id] = (counts.token_requests[id] ?? 0) + 1;
+  if (ctx.socket.localPort === aliasPort) counts.mtls_requests[id] = (counts.mtls_requests[id] ?? 0) + 1;
+  if (how === 'assertion') push(counts.assertions, id, decodeAssertion(params.client_assertion));
   push(counts.token_answers, id, `${how} ${ctx.status}${ctx.body?.error ? ` ${ctx.body.error}` : ''}`);
 });
 authServer.on('request', provider.callback());
+aliasServer.on('request', provider.callback());
 
 // --- the API, and another origin -------------------------------------------------------------------------------------
 
@@ -286,6 +300,8 @@ const api = `https://127.0.0.1:${await listen(apiServer)}`;
 const controls = {
   'GET /counts': () => counts,
   'POST /reset': () => reset(),
+  'POST /hide/oauth-authorization-server': () => { hidden.add('/.well-known/oauth-authorization-server'); },
+  'POST /hide/openid-configuration': () => { hidden.add('/.well-known/openid-configuration'); },
   'POST /revoke': async () => {
     const tokens = [...issued];
     issued.clear();
@@ -304,6 +320,7 @@ const control = `http://127.0.0.1:${await listen(controlServer)}`;
 process.stdout.write(`${JSON.stringify({
   issuer,
   token_url: `${issuer}/token`,
+  mtls_token_url: mtlsTokenUrl,
   api,
   elsewhere,
   control,
