@@ -2879,6 +2879,7 @@ def _parser() -> Any:
     add = parser.add_argument
     add("url", nargs="?", metavar="URL", help="what to call; the body of the answer is printed")
     add("--demo", action="store_true", help="show how it works, with a server of its own; needs nothing else")
+    add("--check", action="store_true", help="try each step, from the settings to the call of URL, and tell what fails")
     add("--token", action="store_true", help="print the access token, and nothing else")
     add("-X", "--request", metavar="METHOD", help="HTTP method; default GET, with -d POST")
     add("-d", "--data", help="body, sent as a form unless -H says otherwise; @FILE: of a file, @-: of standard input")
@@ -2906,6 +2907,95 @@ def _session_of(options: Any) -> OAuthSession:
     except ValueError as error:
         name = str(error).split()[0]
         raise ValueError(f"--{name.replace('_', '-')}: {error}" if name in settings else str(error)) from None
+
+
+class _Check:
+    """Each step of a call by itself, a line a step, for a person who looks for what is wrong."""
+
+    def __init__(self, session: OAuthSession) -> None:
+        self.session, self.credentials, self.pool = session, session._credentials, session._pool
+        self.by = time.monotonic() + self.credentials.timeout
+
+    def run(self, options: Any) -> int:
+        for name, value in _settings_found(options):
+            print(f"      {name}: {value}")
+        well = self.reach(self.credentials.issuer or self.credentials.token_url) and self.tokens()
+        if well and options.url:
+            well = self.step("API", self.call, options.url)
+        print("All is well." if well else "Something is wrong: see the lines that begin with NO.")
+        return 0 if well else 1
+
+    def tokens(self) -> bool:
+        """Discovery, where there is an issuer, and a token by each method: one that works is enough."""
+        credentials, url = self.credentials, self.credentials.token_url
+        if url is None:
+            if not self.step("discovery", self.discover):
+                return False
+            url = credentials._metadata["token_endpoint"]
+            if _origin(url) != credentials.origin and not self.reach(url):
+                return False
+        right = self.step("clock", self.clock, url)
+        methods = _PROVED_BY["client_secret"][:3] if credentials.auth_method is None else (credentials.auth_method,)
+        return [self.step(f"token by {method}", self.fetch, method) for method in methods].count(True) > 0 and right
+
+    def step(self, name: str, action: Callable[..., str], *arguments: Any) -> bool:
+        try:
+            print(f"ok    {name}: {action(*arguments)}", flush=True)
+            return True
+        except (OSError, ValueError, TypeError) as error:
+            print(f"NO    {name}: {' '.join(str(error).split())}", flush=True)
+            return False
+
+    def reach(self, url: Any) -> bool:
+        scheme, host, _ = _origin(url)
+        proxy = urllib.request.getproxies().get(scheme)
+        if proxy and not _is_loopback(host) and not urllib.request.proxy_bypass(host):
+            print(f"      {host} is reached through the proxy {urllib.parse.urlsplit(proxy).hostname}")
+            return True
+        steps = [("DNS", self.look_up), ("TCP", self.connect), ("TLS", self.secure)]
+        return all(self.step(f"{name} {host}", action, url) for name, action in steps[: 3 if scheme == "https" else 2])
+
+    def look_up(self, url: str) -> str:
+        _, host, port = _origin(url)
+        return ", ".join(sorted({str(one[4][0]) for one in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)}))
+
+    def connect(self, url: str) -> str:
+        _, host, port = _origin(url)
+        _open_socket(host, port, self.by).close()
+        return f"port {port} is open"
+
+    def secure(self, url: str) -> str:
+        key: Key = os.getpid(), _origin(url), None, None
+        self.pool.give(key, self.pool._connect(key, self.by))
+        return "the certificate is for this host, and trusted"
+
+    def discover(self) -> str:
+        self.credentials._discover(self.by)
+        return f"the token endpoint is {self.credentials._metadata['token_endpoint']}"
+
+    def clock(self, url: str) -> str:
+        date = self.credentials._send(url, None, {}, self.by, ())[0].headers["Date"]
+        skew = email.utils.parsedate_to_datetime(date).timestamp() - time.time() if date else 0.0
+        if abs(skew) > _CLOCK_SKEW:
+            raise ValueError(f"it is {abs(skew):.0f} s {'behind' if skew > 0 else 'ahead of'} the server's: set it")
+        return "as the server's, within a minute" if date else "the server does not tell the time"
+
+    def fetch(self, method: str) -> str:
+        token = self.credentials._request(method, self.credentials._current_secret(), self.by)
+        life = "of unknown life" if token.expires_at is None else f"for {token.expires_at - time.time():.0f} s"
+        return f"a token {life}, scope {_clean(token.scope, [token.access_token])!r}"
+
+    def call(self, url: str) -> str:
+        return f"{url} answered {self.session.get(url).raise_for_status().status}"
+
+
+def _settings_found(options: Any) -> Iterator[tuple[str, str]]:
+    """The settings of the command line and the environment, and where each was found; of a secret, only where."""
+    for name in (*_CREDENTIALS, "client_secret_file", "assertion_file", "base_url"):
+        flag, variable = getattr(options, name, None), "OAUTH_" + name.upper()
+        value, where = (os.environ.get(variable), variable) if flag is None else (flag, "--" + name.replace("_", "-"))
+        if value:
+            yield name, f"(from {where})" if name == "client_secret" else f"{value} (from {where})"
 
 
 def _call(options: Any, session: OAuthSession) -> int:
@@ -2945,12 +3035,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    if not (options.demo or options.token or options.url):
-        parser.error("what shall it do? Give a URL, --token or --demo")
+    if not (options.demo or options.check or options.token or options.url):
+        parser.error("what shall it do? Give a URL, --token, --check or --demo")
     try:
         if options.demo:
             return _demo()
         with _session_of(options) as session:
+            if options.check:
+                return _Check(session).run(options)
             if not options.token:
                 return _call(options, session)
             print(session.access_token)
