@@ -71,7 +71,7 @@ _DEFAULT_TIMEOUT: Any = socket._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defi
 
 __version__ = "0.1.0"
 __all__ = [
-    "OAuthSession", "Response", "OAuthHandler", "TokenSource", "ClientCredentials", "Token", "DemoServer",
+    "OAuthSession", "Response", "OAuthHandler", "TokenSource", "FileCache", "ClientCredentials", "Token", "DemoServer",
     "OAuthError", "OAuthTransportError", "OAuthResponseError", "OAuthInvalidRequest", "OAuthInvalidClient",
     "OAuthInvalidGrant", "OAuthUnauthorizedClient", "OAuthUnsupportedGrantType", "OAuthInvalidScope",
     "OAuthInvalidTarget", "OAuthTemporarilyUnavailable", "OAuthServerError", "OAuthMalformedResponse",
@@ -382,14 +382,15 @@ class Token:
 class _Held:
     """A token that a TokenSource keeps, with its end by each clock, and its windows in seconds before that."""
 
-    __slots__ = ("token", "number", "wall_end", "end", "due", "expired")
+    __slots__ = ("token", "obtained", "life", "number", "borrowed", "wall_end", "end", "due", "expired")
 
     def __init__(self, token: Token, since: Moment, number: int, refresh_before: float) -> None:
-        self.token, self.number = token, number
+        self.token, self.obtained, self.number = token, since[0], number
+        self.borrowed: Moment | None = None  # when it was read from a shared cache
         self.wall_end = since[0] + _UNKNOWN_LIFE if token.expires_at is None else token.expires_at
         raw = token.raw or {}
         # Not expires_at minus since, which would be wrong if the wall clock was set while the token was fetched.
-        life = _seconds(raw.get("expires_in")) or self.wall_end - since[0]
+        self.life = life = _seconds(raw.get("expires_in")) or self.wall_end - since[0]
         self.end = since[1] + life
         self.expired = min(_EXPIRED_BEFORE, life / 10)
         refresh_in = _seconds(raw.get("refresh_in"))
@@ -428,8 +429,9 @@ _CREDENTIALS = (
     "client_id", "client_secret", "scope", "token_url", "issuer", "auth_method", "client_assertion",
     "assertion_audience", "audience", "resource", "token_params",
 )  # fmt: skip
+_KEEPING = ("cache", "cache_key", "refresh_before")
 _SETTINGS = (
-    *_CREDENTIALS, "base_url", "headers", "timeout", "context", "handlers", "refresh_before", "origins", "allow_http",
+    *_CREDENTIALS, *_KEEPING, "base_url", "headers", "timeout", "context", "handlers", "origins", "allow_http",
     "source",
 )  # fmt: skip
 _ELSEWHERE = {  # what people try who come from requests, and what to write here
@@ -527,7 +529,7 @@ class OAuthSession:
     audience, resource (RFC 8707): one or several. token_params: further form fields of the token request.
     headers: for each call; may be changed. timeout: seconds for each network step of a call, and for a whole token
         fetch; default 30; may be changed. context: an ssl.SSLContext. handlers: urllib handlers for the opener.
-    refresh_before: seconds before its end at which a token is renewed in the background, default 300.
+    cache, cache_key, refresh_before: as for TokenSource; the first is a directory, or redis.Redis() and the like.
     allow_http: True lifts the rule that only loopback is called without TLS. source: a TokenSource instead of that.
 
     Each is also an attribute that a subclass may set: `class AcmeSession(OAuthSession): token_url = "..."`. None
@@ -536,7 +538,7 @@ class OAuthSession:
 
     client_id = client_secret = scope = token_url = issuer = auth_method = client_assertion = _NOTHING
     assertion_audience = audience = resource = token_params = _NOTHING
-    base_url = context = handlers = origins = source = _NOTHING
+    base_url = context = handlers = cache = cache_key = origins = source = _NOTHING
     headers: Any = None
     timeout: Any = 30.0
     refresh_before: Any = 300.0
@@ -561,6 +563,8 @@ class OAuthSession:
         timeout: float | None = _NOT_GIVEN,
         context: ssl.SSLContext | None = _NOT_GIVEN,
         handlers: Iterable[Any] | None = _NOT_GIVEN,
+        cache: Any = _NOT_GIVEN,
+        cache_key: str | None = _NOT_GIVEN,
         refresh_before: float = _NOT_GIVEN,
         origins: str | Iterable[str] | None = _NOT_GIVEN,
         allow_http: bool = _NOT_GIVEN,
@@ -585,7 +589,8 @@ class OAuthSession:
                 handlers=self._handlers,
                 pool=self._pool,
             )
-            vars(self)["source"] = TokenSource(self._credentials, refresh_before=setting["refresh_before"])
+            how = {name: setting[name] for name in _KEEPING}
+            vars(self)["source"] = TokenSource(self._credentials, **how)
         elif not isinstance(setting["source"], TokenSource):
             raise TypeError("source must be a TokenSource; of a function that returns a Token: TokenSource(function)")
         self.opener = self._make_opener()
@@ -593,7 +598,7 @@ class OAuthSession:
     def _settle(self, given: dict[str, Any]) -> dict[str, Any]:
         """What counts: the arguments, then the class; an argument silences its rival in the class."""
         setting = {name: given.get(name, getattr(self, name)) for name in _SETTINGS}
-        for name in (*_CREDENTIALS, "refresh_before"):
+        for name in (*_CREDENTIALS, *_KEEPING):
             if given.get("source") is not None and given.get(name) is not None:
                 raise ValueError(f"{name} and source contradict each other: source says how a token is obtained")
             if given.get(name) is not None and name in _CREDENTIALS:
@@ -614,13 +619,14 @@ class OAuthSession:
     ) -> OAuthSession:
         """Make a session of OAUTH_TOKEN_URL or OAUTH_ISSUER, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET or, read for each
         fetch, OAUTH_CLIENT_SECRET_FILE or OAUTH_ASSERTION_FILE, OAUTH_SCOPE, OAUTH_AUDIENCE, OAUTH_RESOURCE (separated
-        by spaces), OAUTH_AUTH_METHOD and OAUTH_BASE_URL. An empty one counts as unset.
+        by spaces), OAUTH_AUTH_METHOD, OAUTH_BASE_URL and OAUTH_CACHE. An empty one counts as unset.
 
         prefix: instead of OAUTH_. environ: default os.environ. settings: further arguments, which go before them.
         Raises ValueError that names the variable.
         """
         environ = os.environ if environ is None else environ
-        names = [name for name in (*_CREDENTIALS, "base_url") if "assertion" not in name and name != "token_params"]
+        names = [*_CREDENTIALS, "base_url", "cache"]
+        names = [name for name in names if "assertion" not in name and name != "token_params"]
         found: dict[str, Any] = {
             name: environ[prefix + name.upper()]
             for name in names
@@ -1222,12 +1228,14 @@ _FLIGHT_GRACE = 2.0  # seconds beyond it, for what no deadline covers
 _FORCED_EVERY = 60.0  # seconds; an API that answers 401 for ever costs one token request in this time
 _LONGEST_PAUSE = 60.0  # seconds between the attempts of a fetch that keeps failing
 _RETRY_AFTER_LIMIT = 300.0  # seconds; a server that asks for more is asked again after this
+_BORROWED_CALM = 5.0  # seconds to hold a DUE token of a shared cache before it is renewed: short scripts end before
+_REFUSED_KEPT = 16  # refused tokens that are remembered, so as not to take them from a shared cache again
 
 
 class _Flight:
     """One fetch under way: led by one thread, joined by all others that need its token, and landed once."""
 
-    __slots__ = ("number", "since", "background", "leader", "landed", "token", "error")
+    __slots__ = ("number", "since", "background", "leader", "landed", "token", "error", "forced", "looks", "lock")
 
     def __init__(self, number: int, background: bool) -> None:
         self.number = number
@@ -1236,7 +1244,10 @@ class _Flight:
         self.leader: int | None = None
         self.landed = threading.Event()
         self.token: Token | None = None
-        self.error: Exception | None = None  # without both it was aborted
+        self.error: Exception | None = None  # without both it was aborted, or looked in vain
+        self.forced = False  # because a token was refused
+        self.looks = False  # into the shared cache only: no fetch would be in order
+        self.lock: Any = None  # of the shared cache
 
 
 class _Traffic:
@@ -1273,12 +1284,19 @@ class TokenSource:
     fetch: a callable that returns a Token, such as ClientCredentials; called by one thread at a time.
     refresh_before: seconds before the end of a token's life at which it is renewed in the background, default 300,
         at most half of its life; `refresh_in` in the server's answer goes before it.
+    cache: a directory to share the token with other processes (see FileCache), or any object with get(key) and
+        set(key, value, seconds), such as redis.Redis(); with lock(name, timeout=...) too, one of them fetches for all.
+        It is looked into before a fetch, and holds the token in plain text. Its errors are logged, and go no further.
+    cache_key: a text that says what is shared; default: a hash of the settings and the secret of ClientCredentials.
 
     FRESH tokens are handed out without a lock. A DUE one too, while one thread renews it. In the last 10 seconds, or
     tenth of its life, it counts as EXPIRED: then one caller fetches and all wait for the result, token or error.
     """
 
-    def __init__(self, fetch: Callable[[], Token], *, refresh_before: float = 300.0) -> None:
+    def __init__(
+        self, fetch: Callable[[], Token], *, cache: Any = None, cache_key: str | None = None,
+        refresh_before: float = 300.0,
+    ) -> None:  # fmt: skip
         if not callable(fetch):
             raise TypeError(f"fetch must be a callable that returns a Token, not {type(fetch).__name__}")
         if isinstance(refresh_before, bool) or not isinstance(refresh_before, (int, float)):
@@ -1289,6 +1307,9 @@ class TokenSource:
         self._refresh_before = refresh_before
         self._limit = getattr(fetch, "timeout", None) or _FETCH_LIMIT
         self._origin: Origin | None = getattr(fetch, "origin", None)  # of the token endpoint
+        self._shared = None if cache is None else _Shared(cache, cache_key, fetch, self._limit)
+        self._cleared = 0.0  # wall clock; what the shared cache has from before is not taken
+        self._refused: deque[int] = deque(maxlen=_REFUSED_KEPT)  # hashes of tokens
         self._held: _Held | None = None
         self._numbers = itertools.count(1)
         self._traffic_of: dict[int, _Traffic] = {}
@@ -1317,7 +1338,9 @@ class TokenSource:
         traffic = self._traffic()
         with traffic.lock:
             self._traffic_of = {os.getpid(): _Traffic()}
-            self._held = None
+            if self._held is not None:
+                self._refused.append(hash(self._held.token.access_token))
+            self._held, self._cleared = None, time.time()
 
     def _traffic(self) -> _Traffic:
         # A forked child must not touch locks and flights of its parent: their threads do not exist there.
@@ -1344,6 +1367,8 @@ class TokenSource:
 
     def _renew(self, held: _Held) -> None:
         """Start the background renewal of a due token, unless one is under way or has just failed."""
+        if held.borrowed is not None and _since(held.borrowed) < _BORROWED_CALM:
+            return
         traffic = self._traffic()
         if self._aloft(traffic.flight) or traffic.pausing():
             return
@@ -1374,14 +1399,17 @@ class TokenSource:
             # By itself only if it has the time for the whole of it: after another flight it may not.
             patient = timeout is None or (timeout >= self._limit and not again)
             if leads and (patient or not self._in_thread(traffic, outcome)):
-                return self._fly(traffic, outcome)
-            left = self._limit + _FLIGHT_GRACE - _since(outcome.since)
-            if until is not None:
-                left = min(left, until - time.monotonic())
-            if not outcome.landed.wait(max(0.0, left)):
-                raise OAuthTransportError(f"no token came within {timeout or self._limit:g} s; is token_url slow?")
-            if outcome.token is not None:
-                return outcome.token
+                token = self._fly(traffic, outcome)
+            else:
+                left = self._limit + _FLIGHT_GRACE - _since(outcome.since)
+                if until is not None:
+                    left = min(left, until - time.monotonic())
+                if not outcome.landed.wait(max(0.0, left)):
+                    raise OAuthTransportError(f"no token came within {timeout or self._limit:g} s; is token_url slow?")
+                token = outcome.token
+            token = refused if token is None and outcome.looks else token
+            if token is not None:
+                return token
             error = outcome.error
             if error is not None and not outcome.background:
                 break
@@ -1390,6 +1418,8 @@ class TokenSource:
     def _board(self, traffic: _Traffic, refused: Token | None) -> tuple[Token | Exception | _Flight, bool]:
         """With the lock held: what serves at once, or the flight to wait for, and whether the caller is to lead it."""
         held = self._held
+        if refused is not None and hash(refused.access_token) not in self._refused:
+            self._refused.append(hash(refused.access_token))
         same = refused is not None and held is not None and held.token.access_token == refused.access_token
         if held is not None and not same and held.age() != EXPIRED:
             # Getting here means that another thread has landed a token since it was refused, or found to be missing.
@@ -1403,16 +1433,19 @@ class TokenSource:
                 ), False
             return flight, False
         forced = traffic.forced
+        spare: Token | Exception | None = None  # what serves unless the shared cache has better
         if refused is not None:
             vain = forced is not None and (forced.token is None or forced.token.access_token == refused.access_token)
+            vain = vain or (held is not None and held.borrowed is not None)  # else a fleet's fetches would cause more
             if traffic.pausing() or (vain and forced is not None and _since(forced.since) < _FORCED_EVERY):
-                return refused, False
-        elif traffic.pause is not None and traffic.pause[2] is not None and traffic.pausing():
-            return traffic.pause[2], False
+                spare = refused
+        elif traffic.pause is not None and traffic.pausing():
+            spare = traffic.pause[2]
+        if spare is not None and self._shared is None:
+            return spare, False
         flight = traffic.flight = _Flight(next(self._numbers), background=False)
-        flight.leader = threading.get_ident()
-        if refused is not None:
-            traffic.forced = flight
+        flight.leader, flight.forced, flight.looks = threading.get_ident(), refused is not None, spare is not None
+        flight.error = spare if isinstance(spare, Exception) else None
         return flight, True
 
     def _in_thread(self, traffic: _Traffic, flight: _Flight) -> bool:
@@ -1432,25 +1465,53 @@ class TokenSource:
                 known = isinstance(error, OAuthError)  # what other code puts into its errors is its own affair
                 _log("warning", "renewal failed, the old token stays in use: %s", error if known else type(error))
 
-    def _fly(self, traffic: _Traffic, flight: _Flight) -> Token:
+    def _fly(self, traffic: _Traffic, flight: _Flight) -> Token | None:
         """Fetch, and tell all who wait."""
         held: _Held | None = None
         failure: Exception | None = None
         try:
             flight.leader = threading.get_ident()
-            token = self._fetch()
-            if not isinstance(token, Token):
-                raise TypeError(f"fetch must return a Token, not {type(token).__name__}")
-            landing = _Held(token, flight.since, flight.number, self._refresh_before)
-            if landing.left() <= 0:
-                raise OAuthMalformedResponse("the token had expired before it arrived: compare the clocks")
-            held = landing
-            return token
+            if self._shared is not None:
+                held = self._shared.seek(flight, self._borrow)
+            if held is None and not flight.looks:
+                held = self._fetched(traffic, flight)
+            return None if held is None else held.token
         except Exception as error:
             failure = _copy(error)
             raise
         finally:
+            late = not self._aloft(flight)
             self._land(traffic, flight, held, failure)  # after a Ctrl-C too, with neither
+            if self._shared is not None:  # nobody waits for this
+                self._shared.leave(flight, None if late else held)
+
+    def _fetched(self, traffic: _Traffic, flight: _Flight) -> _Held:
+        """A token of the fetch callable, which may be anybody's."""
+        flight.since = _now()  # the shared cache may have taken its time
+        if flight.forced:
+            traffic.forced = flight
+        token = self._fetch()
+        if not isinstance(token, Token):
+            raise TypeError(f"fetch must return a Token, not {type(token).__name__}")
+        held = self._hold(flight, token, flight.since)
+        if held.left() <= 0:
+            raise OAuthMalformedResponse("the token had expired before it arrived: compare the clocks")
+        return held
+
+    def _borrow(self, flight: _Flight, token: Token, since: Moment) -> _Held | None:
+        """A token of the shared cache, if it is newer than all that this process is done with."""
+        held, current = self._hold(flight, token, since), self._held
+        held.borrowed = _now()
+        object.__setattr__(token, "raw", None)  # of the server's answer no more was stored
+        done = max(self._cleared, 0.0 if current is None else current.obtained)
+        stale = held.age() == EXPIRED or held.obtained <= done or hash(token.access_token) in self._refused
+        return None if stale else held
+
+    def _hold(self, flight: _Flight, token: Token, since: Moment) -> _Held:
+        held = _Held(token, since, flight.number, self._refresh_before)
+        if self._shared is not None and not self._shared.locks:  # only chance keeps a fleet from fetching all at once
+            held.due -= random.uniform(0.0, 0.5) * max(0.0, held.due - held.expired)
+        return held
 
     def _land(self, traffic: _Traffic, flight: _Flight, held: _Held | None, failure: Exception | None) -> None:
         if traffic.process != os.getpid():  # the fetch itself forked: the lock is the parent's
@@ -1464,15 +1525,16 @@ class TokenSource:
                 before = self._held
                 # A flight from before a clear() or fork serves its waiters only; so does one that is late.
                 if traffic is self._traffic_of.get(os.getpid()) and (before is None or before.number < flight.number):
-                    traffic.failures, traffic.pause = 0, None
+                    if held.borrowed is None:
+                        traffic.failures, traffic.pause = 0, None
                     if before is not None and before.token.access_token == held.token.access_token:
                         held.follow(before)
                     self._held = held
-            elif failure is None:
+            elif failure is None and not flight.looks:
                 traffic.forced = None  # interrupted: whoever takes over has not had a try yet
-            elif not overtaken:
+            elif failure is not None and not overtaken:
                 traffic.fail(flight, failure)
-            flight.error = failure
+            flight.error = failure or flight.error
         flight.landed.set()
 
 
@@ -1488,6 +1550,211 @@ def _copy(error: Exception) -> Any:
         twin = OAuthError(f"the token could not be obtained: {type(error).__name__}")
     twin.__cause__ = error.__cause__
     return twin
+
+
+# ---- FileCache: the shared cache for the processes of one machine; and how any cache is asked ------------------------
+
+_CACHE_REST = 30.0  # seconds that a cache which failed is left alone
+_CACHE_POLLS = 0.02, 0.1  # seconds between two looks while another process fetches: the least and the most
+_CACHE_PATIENCE = 0.3, 0.5  # of the time that a fetch may take: what we wait for another's, before ours
+_LONGEST_ENTRY = 30 * 86400  # seconds; memcached takes a greater number for a date
+_AHEAD_LIMIT = 300.0  # seconds that the clock of another machine may be ahead
+
+
+class FileCache:
+    """A cache that the processes of one user on one machine share: a directory with a file for each token.
+
+    directory: `~` is expanded; made with mode 0700 if it is not there. Files get mode 0600, and are written whole or
+    not at all. What another user owns or could write is refused, and so is a symbolic link. Threads may share it.
+    The methods do I/O and raise OSError, which a TokenSource logs; it then goes on without.
+    """
+
+    def __init__(self, directory: str | bytes | os.PathLike[Any]) -> None:
+        self.directory = os.path.expanduser(os.fsdecode(directory))
+        if not self.directory:
+            raise ValueError("cache must name a directory, and not be empty")
+
+    def get(self, key: str) -> bytes | None:
+        """Return what was set, or None where nothing is, or nothing that can be read."""
+        path = self._path(key)
+        try:
+            number = _open_private(path, os.O_RDONLY)
+        except (FileNotFoundError, PermissionError):  # set() puts another one in its place
+            return None
+        with open(number, "rb") as file:
+            _check_owner(path, os.fstat(number))
+            return file.read(_ANSWER_LIMIT)
+
+    def set(self, key: str, value: str, seconds: int) -> None:
+        """Keep a text. How long it is good it says by itself: `seconds` is not looked at."""
+        import tempfile  # urllib has imported it already
+
+        path = self._path(key)
+        number, temporary = tempfile.mkstemp(dir=self.directory)  # mode 0600
+        try:
+            with open(number, "wb") as file:
+                file.write(value.encode())
+                file.flush()
+                os.fsync(number)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    def lock(self, name: str, timeout: float | None = None) -> _FileLock:
+        """Return a lock with acquire() and release(). The system frees it if its holder dies, without a time-out."""
+        return _FileLock(self._path(name))
+
+    def _path(self, key: str) -> str:
+        """The file of a key, in a directory that is ours alone."""
+        if self.directory[0] == "~":
+            raise FileNotFoundError(f"there is no home directory for {self.directory}")
+        os.makedirs(self.directory, 0o700, exist_ok=True)
+        _check_owner(self.directory, os.lstat(self.directory))
+        return os.path.join(self.directory, urllib.parse.quote(key, ""))
+
+
+class _FileLock:
+    """A lock between threads and processes: of a file that stays, since removing it would let two in."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self._number = path, -1
+
+    def acquire(self, blocking: bool = False) -> bool:
+        """Whether it is ours now; never waits."""
+        number = _open_private(self._path, os.O_RDWR | os.O_CREAT)
+        try:
+            _lock_file(number, True)
+        except (BlockingIOError, PermissionError):  # another has it: flock says the one, Windows the other
+            os.close(number)
+            return False
+        except OSError:  # a file system without locks does without
+            pass
+        self._number = number
+        return True
+
+    def release(self) -> None:
+        try:  # Trap: closing alone would not do, since a forked child inherits the lock
+            _lock_file(self._number, False)
+        finally:
+            os.close(self._number)
+
+
+def _lock_file(number: int, on: bool) -> None:
+    """Lock an open file, or unlock it. A system that can do neither does without."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(number, msvcrt.LK_NBLCK if on else msvcrt.LK_UNLCK, 1)
+    else:
+        try:
+            import fcntl
+        except ImportError:
+            return
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB if on else fcntl.LOCK_UN)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o600)
+
+
+def _check_owner(path: str, status: os.stat_result) -> None:
+    """Refuse what another user owns or could write, and links, which may lead there. Windows has no such modes."""
+    import stat
+
+    if stat.S_ISLNK(status.st_mode):
+        raise PermissionError(f"{path} is a symbolic link: name what it points to")
+    if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
+        raise PermissionError(f"{path} is not trusted, since other users own it or could write to it: chmod 700")
+
+
+class _Shared:
+    """Any cache, as one that does no harm: what it raises is a log line, and then it is left alone for a while."""
+
+    def __init__(self, cache: Any, key: str | None, fetch: Any, limit: float) -> None:
+        import hashlib  # urllib has imported it already
+
+        self.cache = FileCache(cache) if isinstance(cache, (str, bytes, os.PathLike)) else cache
+        if not (callable(getattr(self.cache, "get", None)) and callable(getattr(self.cache, "set", None))):
+            what = f"have get(key) and set(key, value, seconds), as {type(cache).__name__} has not"
+            raise TypeError(f"cache must be a path, or {what}")
+        key = getattr(fetch, "cache_key", None) if key is None else key
+        if not isinstance(key, str) or not key:
+            raise ValueError("cache_key must be a text that says what is shared, if fetch is a callable of your own")
+        self.key = "oauth_session-" + hashlib.sha256(key.encode()).hexdigest()
+        self.limit = limit
+        try:
+            self.locks = callable(getattr(self.cache, "lock", None))
+        except Exception:  # diskcache.FanoutCache asserts that it has no such thing
+            self.locks = False
+        self.failed: Moment | None = None
+        self.odd = False  # it held nonsense, and that was said
+
+    def ask(self, one: Any, method: str, *values: Any, **more: Any) -> Any:
+        """What a method of the cache or its lock returns; None if it fails, or one did a moment ago."""
+        if not self.up():
+            return None
+        try:
+            return getattr(one, method)(*values, **more)
+        except Exception as error:
+            self.failed = _now()
+            shown = _clean(error) if isinstance(self.cache, FileCache) else type(error).__name__  # may show the token
+            _log("warning", "the shared cache fails, and is left alone for %d s: %s", _CACHE_REST, shown)
+            return None
+
+    def up(self) -> bool:
+        return self.failed is None or _since(self.failed) >= _CACHE_REST
+
+    def seek(self, flight: _Flight, judge: Callable[[_Flight, Token, Moment], _Held | None]) -> _Held | None:
+        """A token to use; or None where it is time to fetch one, with the lock if there is one."""
+        lock: Any = None
+        patience = self.limit * random.uniform(*_CACHE_PATIENCE)
+        while True:
+            found = self.read()
+            held = None if found is None else judge(flight, *found)
+            if held is not None or flight.lock is not None or flight.looks or not self.locks:
+                return held
+            if not self.up() or _since(flight.since) >= patience:
+                return None
+            lock = lock or self.ask(self.cache, "lock", self.key + ".lock", timeout=self.limit)
+            if self.ask(lock, "acquire", blocking=False):
+                flight.lock = lock  # and look again: the one before us may have left a token
+            else:
+                time.sleep(random.uniform(*_CACHE_POLLS))
+
+    def read(self) -> tuple[Token, Moment] | None:
+        """The token there, judged like a fresh answer, and when it was obtained."""
+        value, (wall, steady) = self.ask(self.cache, "get", self.key), _now()
+        if value is None:
+            return None
+        body = value.encode("utf-8", "replace") if isinstance(value, str) else value
+        entry = _parse_json(body)[0] if isinstance(body, bytes) else {}
+        obtained, life = _seconds(entry.get("obtained_at")), entry.get("expires_in")
+        try:
+            if obtained is None or obtained > wall + _AHEAD_LIMIT or (life is not None and _seconds(life) is None):
+                raise ValueError
+            return Token.from_response(entry, obtained), (obtained, steady - (wall - obtained))
+        except (ValueError, OAuthMalformedResponse):
+            if not self.odd:
+                self.odd = True
+                _log("warning", "what the shared cache holds makes no sense, and is not used")
+            return None
+
+    def leave(self, flight: _Flight, held: _Held | None) -> None:
+        """Write the token if it was fetched, as the response that would make it; and let the next one in."""
+        if held is not None and held.borrowed is None:
+            token, raw = held.token, held.token.raw or {}
+            entry = {name: getattr(token, name) for name in ("access_token", "token_type", "scope")}
+            entry["expires_in"] = None if token.expires_at is None else held.life
+            entry.update(refresh_in=_seconds(raw.get("refresh_in")), obtained_at=held.obtained)
+            seconds = min(max(1, int(held.left())), _LONGEST_ENTRY)
+            self.ask(self.cache, "set", self.key, json.dumps(entry), seconds)
+        lock, flight.lock = flight.lock, None
+        try:
+            if lock is not None:
+                lock.release()
+        except Exception:  # it has a time-out, which may have passed
+            pass
 
 
 # ---- ClientCredentials: how one token is obtained --------------------------------------------------------------------
@@ -1580,6 +1847,18 @@ class ClientCredentials:
     def __repr__(self) -> str:
         where = f"token_url={self.token_url!r}" if self.issuer is None else f"issuer={self.issuer!r}"
         return f"ClientCredentials(client_id={self.client_id!r}, scope={self.scope!r}, {where})"
+
+    @property
+    def cache_key(self) -> str:
+        """A hash of all settings and the secret: who differs in one shares no token. Callables add nothing to it."""
+        import hashlib
+        import hmac
+
+        where = [self.issuer, self.token_url, self.client_id, self.auth_method, self._proof, self._audience]
+        settings = json.dumps([where, sorted(self._fields.items())])
+        known = self._proof == "client_secret" and isinstance(self._secret, str)
+        proof = hmac.new(str(self._secret).encode() if known else b"", settings.encode(), "sha256").hexdigest()
+        return hashlib.sha256((settings + proof).encode()).hexdigest()
 
     def __call__(self) -> Token:
         """Fetch one token, in up to three tries within `timeout`."""
@@ -2872,7 +3151,7 @@ def _parser() -> Any:
         description="Call an API with an OAuth 2.0 token, obtained by the client credentials grant.",
         epilog="What no flag says comes from OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET or OAUTH_CLIENT_SECRET_FILE, "
         "OAUTH_ASSERTION_FILE, OAUTH_SCOPE, OAUTH_TOKEN_URL or OAUTH_ISSUER, OAUTH_AUDIENCE, OAUTH_RESOURCE, "
-        "OAUTH_AUTH_METHOD, OAUTH_BASE_URL. The secret "
+        "OAUTH_AUTH_METHOD, OAUTH_BASE_URL, OAUTH_CACHE. The secret "
         "has no flag, since others could see it in the list of processes. Exit status: 0; 1: no token or no answer; "
         "2: wrong settings; 22: a status of 400 or more with --fail.",
     )
@@ -2890,6 +3169,7 @@ def _parser() -> Any:
     for name in ("client-id", "scope", "token-url", "issuer", "audience", "auth-method", "base-url"):
         add("--" + name, metavar=name.rpartition("-")[2].upper())
     add("--resource", metavar="URI", action="append")
+    add("--cache", metavar="DIRECTORY", help="share the token with other runs through files there")
     add("--timeout", metavar="SECONDS", type=float, help="default 30")
     add("--version", action="version", version=f"oauth_session {__version__}")
     return parser

@@ -2331,6 +2331,1009 @@ def program(text):
     return done.returncode, done.stdout.replace(b"\r", b""), done.stderr
 
 
+# -- FileCache, and how any cache is asked ----------------------------------------------------------------------------
+
+needs_modes = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no owners and modes")
+FileCache = oauth_session.FileCache
+
+
+class TestFileCache:
+    """The shared cache for the processes of one machine."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        return tmp_path / "a" / "b"
+
+    @pytest.mark.parametrize("kind", [str, os.fsencode, lambda path: path], ids=["str", "bytes", "PathLike"])
+    def test_what_was_set_is_there_for_all(self, folder, kind):
+        FileCache(kind(folder)).set("k", "grüße", 60)
+
+        assert FileCache(kind(folder)).get("k") == "grüße".encode()
+        assert FileCache(kind(folder)).get("other") is None
+
+    @needs_modes
+    @pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+    def test_directory_is_0700_and_files_are_0600(self, folder, umask):
+        before = os.umask(umask)
+        try:
+            cache = FileCache(folder)
+            lock = cache.lock("k.lock")
+            lock.acquire(blocking=False)
+            cache.set("k", "v", 60)
+            lock.release()
+        finally:
+            os.umask(before)
+
+        modes = {one.name: one.stat().st_mode & 0o7777 for one in [folder, *folder.iterdir()]}
+        assert modes == {"b": 0o700, "k": 0o600, "k.lock": 0o600}
+
+    def test_file_is_flushed_before_it_takes_the_place(self, folder, monkeypatch):
+        steps, real = [], (os.fsync, os.replace)
+        monkeypatch.setattr(os, "fsync", lambda number: steps.append("fsync") or real[0](number))
+        monkeypatch.setattr(os, "replace", lambda *paths: steps.append("replace") or real[1](*paths))
+
+        FileCache(folder).set("k", "v", 60)
+
+        assert steps == ["fsync", "replace"]
+
+    @pytest.mark.parametrize("step", ["fsync", "replace"])
+    @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"])
+    def test_write_that_breaks_off_leaves_what_was_there_and_nothing_else(self, folder, monkeypatch, step, error):
+        def fail(*_):
+            raise error
+
+        cache = FileCache(folder)
+        cache.set("k", "old", 60)
+        monkeypatch.setattr(os, step, fail)
+
+        with pytest.raises(type(error)):
+            cache.set("k", "new", 60)
+
+        assert (cache.get("k"), os.listdir(str(folder))) == (b"old", ["k"])
+
+    def test_home_is_expanded(self, tmp_path, monkeypatch):
+        for name in ("HOME", "USERPROFILE"):
+            monkeypatch.setenv(name, str(tmp_path))
+
+        FileCache("~/tokens").set("k", "v", 60)
+
+        assert (tmp_path / "tokens" / "k").read_bytes() == b"v"
+
+    def test_missing_home_is_an_os_error_and_makes_nothing(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it is without HOME and entry in passwd
+        monkeypatch.chdir(tmp_path)
+        cache = FileCache("~/tokens")
+
+        for act in (lambda: cache.get("k"), lambda: cache.set("k", "v", 60), lambda: cache.lock("k")):
+            with pytest.raises(OSError, match="home"):
+                act()
+        assert os.listdir(str(tmp_path)) == []
+
+    @pytest.mark.parametrize("key", ["../k", "a/b", "..", "a\0b", "a:b", "C:\\x"])
+    def test_no_key_leaves_the_directory(self, folder, key):
+        cache = FileCache(folder)
+
+        with contextlib.suppress(OSError):
+            cache.set(key, "v", 60)
+
+        assert [one.name for one in folder.parent.iterdir()] == ["b"]
+        assert cache.get("k") is None
+
+    def test_empty_path_is_refused(self):
+        with pytest.raises(ValueError, match="cache"):
+            FileCache("")
+
+    def acts(self, cache):
+        return (lambda: cache.get("k"), lambda: cache.set("k", "v", 60), lambda: cache.lock("k"))
+
+    @needs_modes
+    @pytest.mark.parametrize("mode", [0o770, 0o720, 0o702, 0o777, 0o1777])
+    def test_directory_that_others_could_write_is_refused(self, folder, mode):
+        folder.mkdir(parents=True)
+        folder.chmod(mode)
+
+        for act in self.acts(FileCache(folder)):
+            with pytest.raises(PermissionError, match="chmod 700"):
+                act()
+        assert os.listdir(str(folder)) == []
+
+    @needs_modes
+    def test_directory_of_another_user_is_refused(self, folder, monkeypatch):
+        folder.mkdir(parents=True, mode=0o700)
+        monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+
+        for act in self.acts(FileCache(folder)):
+            with pytest.raises(PermissionError, match="other users"):
+                act()
+
+    @needs_modes
+    def test_directory_that_is_a_link_is_refused(self, folder, tmp_path):
+        (tmp_path / "real").mkdir(mode=0o700)
+        folder.parent.mkdir()
+        folder.symlink_to(tmp_path / "real", target_is_directory=True)
+
+        for act in self.acts(FileCache(folder)):
+            with pytest.raises(PermissionError, match="symbolic link"):
+                act()
+        assert os.listdir(str(tmp_path / "real")) == []
+
+    @needs_modes
+    def test_file_that_others_could_write_is_refused(self, folder):
+        cache = FileCache(folder)
+        cache.set("k", "v", 60)
+        (folder / "k").chmod(0o620)
+
+        with pytest.raises(PermissionError, match="not trusted"):
+            cache.get("k")
+
+    @needs_modes
+    def test_no_link_is_followed_to_read_write_or_lock(self, folder, tmp_path):
+        cache = FileCache(folder)
+        cache.set("k", "v", 60)
+        target = tmp_path / "target"
+        target.write_bytes(b"theirs")
+        for name in ("l", "m.lock"):
+            (folder / name).symlink_to(target)
+
+        with pytest.raises(OSError):
+            cache.get("l")
+        with pytest.raises(OSError):
+            cache.lock("m.lock").acquire(blocking=False)
+        cache.set("l", "ours", 60)
+
+        assert (target.read_bytes(), cache.get("l")) == (b"theirs", b"ours")
+
+    def test_file_that_cannot_be_read_is_a_miss_and_can_be_replaced(self, folder, monkeypatch):
+        cache, real = FileCache(folder), os.open
+        cache.set("k", "old", 60)
+
+        def refuse(path, flags, *more):
+            if os.path.basename(path) == "k":
+                raise PermissionError(13, "Permission denied")
+            return real(path, flags, *more)
+
+        monkeypatch.setattr(os, "open", refuse)
+        found = cache.get("k")
+        cache.set("k", "new", 60)
+        monkeypatch.undo()
+
+        assert (found, cache.get("k")) == (None, b"new")
+
+    def test_lock_has_one_holder_and_is_never_waited_for(self, folder):
+        first, second = (FileCache(folder).lock("k.lock", timeout=5) for _ in range(2))
+
+        assert [first.acquire(blocking=False), second.acquire(blocking=False)] == [True, False]
+        first.release()
+        assert second.acquire(blocking=False)
+        second.release()
+        assert os.listdir(str(folder)) == ["k.lock"]
+
+    HOLDER = """
+        import sys, time
+        from oauth_session import FileCache
+        print(FileCache(sys.argv[1]).lock("k.lock").acquire(blocking=False), flush=True)
+        sys.stdin.read()
+    """
+
+    def test_lock_holds_between_processes_and_is_free_when_its_holder_is_killed(self, folder):
+        lock = FileCache(folder).lock("k.lock")
+        with started(self.HOLDER, str(folder)) as holder:
+            said = holder.stdout.readline().split()
+            held = lock.acquire(blocking=False)
+            holder.kill()
+            holder.wait(PATIENCE)
+
+        assert (said, held) == ([b"True"], False)
+        assert lock.acquire(blocking=False)
+        lock.release()
+
+    @needs_fork
+    def test_lock_is_free_after_release_while_a_forked_child_lives(self, folder):
+        lock, other = (FileCache(folder).lock("k.lock") for _ in range(2))
+        assert lock.acquire(blocking=False)
+        come, go = os.pipe()
+
+        def child():
+            os.close(go)
+            return os.read(come, 1) == b""  # until the parent closes its end
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            process = os.fork()
+        if not process:
+            os._exit(0 if child() else 1)
+        lock.release()
+        free = other.acquire(blocking=False)
+        os.close(go)
+
+        assert (free, os.waitpid(process, 0)[1]) == (True, 0)
+        os.close(come)
+        other.release()
+
+    def test_system_without_any_lock_works_without(self, folder, monkeypatch):
+        monkeypatch.setattr(sys, "platform", "elsewhere")
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+        cache = FileCache(folder)
+
+        assert [lock.acquire(blocking=False) for lock in (cache.lock("k"), cache.lock("k"))] == [True, True]
+
+    @needs_modes
+    def test_file_system_without_locks_works_without(self, folder, monkeypatch):
+        import fcntl
+
+        def refuse(number, how):
+            raise OSError(37, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+
+        assert FileCache(folder).lock("k").acquire(blocking=False)
+
+    def test_windows_locks_by_msvcrt_and_looks_at_no_modes(self, folder, monkeypatch):
+        class Msvcrt:
+            LK_NBLCK, LK_UNLCK, held = 2, 0, []
+
+            def locking(self, number, how, size):
+                assert (os.lseek(number, 0, os.SEEK_CUR), size) == (0, 1)
+                if how == self.LK_UNLCK:
+                    return self.held.pop()
+                if self.held:
+                    raise PermissionError(13, "Permission denied")
+                return self.held.append(number)
+
+        monkeypatch.setattr(sys, "platform", "win32")
+        monkeypatch.setitem(sys.modules, "msvcrt", Msvcrt())
+        monkeypatch.delattr(os, "geteuid", raising=False)
+        folder.mkdir(parents=True)
+        folder.chmod(0o777)
+        first, second = (FileCache(folder).lock("k.lock") for _ in range(2))
+
+        assert [first.acquire(blocking=False), second.acquire(blocking=False)] == [True, False]
+        first.release()
+        assert second.acquire(blocking=False)
+        second.release()
+        FileCache(folder).set("k", "v", 60)
+        assert FileCache(folder).get("k") == b"v"
+
+
+@contextlib.contextmanager
+def started(text, *arguments):
+    """A program that runs beside the test, with pipes; killed at the end."""
+    import textwrap
+
+    path = os.path.dirname(os.path.abspath(oauth_session.__file__))
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(text), *arguments], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})
+    try:
+        with process:
+            yield process
+            process.kill()
+    finally:
+        process.kill()
+
+
+class Memory:
+    """A cache in memory, as redis-py and Django have it, without a lock. `trouble` maps a method to what it raises or returns."""
+
+    def __init__(self, value=None, **trouble):
+        self.value, self.trouble, self.calls, self.seconds = value, trouble, [], None
+
+    def _called(self, name, otherwise):
+        self.calls.append(name)
+        step = self.trouble.get(name, otherwise)
+        step = step() if callable(step) else step
+        if isinstance(step, BaseException):
+            raise step
+        return step
+
+    def get(self, key):
+        return self._called("get", self.value)
+
+    def set(self, key, value, seconds):
+        self._called("set", None)
+        self.value, self.seconds = value, seconds
+        self.key = key
+
+
+class Locking(Memory):
+    """The same with a lock, as redis-py has it. taken: by another process."""
+
+    taken = False
+
+    def lock(self, name, timeout=None):
+        self._called("lock", None)
+        self.timeout = timeout
+        return self
+
+    def acquire(self, blocking=True):
+        assert blocking is False
+        taken, self.taken = self._called("acquire", self.taken), True
+        return not taken
+
+    def release(self):
+        self.taken = False
+        self._called("release", None)
+
+
+def entry(clock, ago=0.0, life=3600.0, token="from-the-cache", **more):
+    """A cache's value as another process wrote it `ago` seconds ago."""
+    fields = {"access_token": token, "token_type": "Bearer", "expires_in": life, "obtained_at": clock.wall - ago, **more}
+    return json.dumps({name: value for name, value in fields.items() if value is not ...})
+
+
+class TestSharedCache:
+    """One token for a whole fleet: what is read, what is written, who fetches."""
+
+    @staticmethod
+    def sources(clock, cache, count, *steps):
+        """Sources as different processes have them, which share a cache and one Script."""
+        script = Script(clock, *(steps or (3600,)))
+        return [TokenSource(script, cache=cache, cache_key="k") for _ in range(count)], script
+
+    # -- what is shared
+
+    @pytest.mark.parametrize("make", [
+        str, lambda path: path, FileCache, lambda path: Memory(), lambda path: Locking(),
+    ], ids=["str", "PathLike", "FileCache", "object", "object with lock"])  # fmt: skip
+    def test_second_process_takes_the_token_of_the_first(self, clock, tmp_path, make):
+        (first, second), script = self.sources(clock, make(tmp_path / "c"), 2)
+
+        tokens = [first.token(), second.token()]
+
+        assert [one.access_token for one in tokens] == ["token-1", "token-1"]
+        assert tokens[0].expires_at == tokens[1].expires_at
+        assert script.calls == 1
+
+    @pytest.mark.parametrize("form", [str, str.encode], ids=["str", "bytes"])
+    def test_value_may_come_back_as_str_or_bytes(self, clock, form):
+        (source,), script = self.sources(clock, Memory(form(entry(clock, scope="a b", token_type="bearer"))), 1)
+
+        token = source.token()
+
+        assert (token.access_token, token.scope, token.token_type, token.raw) == ("from-the-cache", "a b", "bearer", None)
+        assert token.expires_at == clock.wall + 3600
+        assert script.calls == 0
+
+    @pytest.mark.parametrize("life, kept", [
+        (3600, 3600), (59.9, 59), (0.5, 1), (None, 3600), (30 * 86400.0, 30 * 86400), (YEAR, 30 * 86400)])
+    def test_value_is_json_and_is_kept_for_whole_seconds_of_at_most_30_days(self, clock, life, kept):
+        cache = Memory()
+        answer = Token("abc", expires_at=life and clock.wall + life, scope="s", raw={"expires_in": life, "id_token": "x"})
+
+        self.sources(clock, cache, 1, answer)[0][0].token()
+
+        assert json.loads(cache.value) == {
+            "access_token": "abc", "token_type": "Bearer", "scope": "s", "expires_in": life, "refresh_in": None,
+            "obtained_at": clock.wall}
+        assert (type(cache.value), type(cache.seconds), cache.seconds) == (str, int, kept)
+
+    def test_warm_calls_never_touch_the_cache(self, clock):
+        cache = Locking()
+        (source,), script = self.sources(clock, cache, 1)
+        source.token()
+        calls = list(cache.calls)
+
+        for _ in range(100):
+            source.token()
+            clock.move(1)
+
+        assert calls == cache.calls == ["get", "lock", "acquire", "get", "set", "release"]
+
+    def test_borrowed_token_ends_when_its_first_owner_says(self, clock):
+        (source,), script = self.sources(clock, Locking(entry(clock, ago=3000.0)), 1, 7200)
+        source.token()
+
+        clock.move(589.9)
+        assert source.token().access_token == "from-the-cache"
+        clock.settle()
+        clock.move(0.2)
+        assert source.token().access_token == "token-1"
+
+    @pytest.mark.parametrize("ago, life, calls", [
+        (0, 3600, 0), (3589.9, 3600, 0), (3590, 3600, 1), (99999, 3600, 1), (0, 1, 0), (0.95, 1, 1), (-300, 3600, 0),
+        (-300.1, 3600, 1), (-99999, 3600, 1), (0, None, 0), (3590, None, 1), (0, "60", 0), (0, 1e300, 1), (0, 1e12, 1),
+        (0, -5, 1), (0, 0, 1), (0, "abc", 1), (0, float("nan"), 1), (0, float("inf"), 1), (0, True, 1), (0, [60], 1),
+        (0, 10**400, 1), (0, "9" * 5000, 1)], ids=lambda value: str(value)[:9])  # fmt: skip
+    def test_entry_is_judged_by_the_wall_clock_like_a_fresh_answer(self, clock, ago, life, calls):
+        (source,), script = self.sources(clock, Memory(entry(clock, ago, life)), 1)
+
+        token = source.token().access_token
+
+        assert (script.calls, token) == (calls, "token-1" if calls else "from-the-cache")
+
+    def test_clock_of_the_writer_that_is_ahead_prolongs_the_token_by_no_more_than_that(self, clock):
+        (source,), script = self.sources(clock, Locking(entry(clock, ago=-200.0)), 1, 7200)
+        source.token()
+
+        clock.move(3590 + 200)
+
+        assert source.token().access_token == "token-1"
+
+    NONSENSE = {
+        "empty": "", "empty bytes": b"", "not JSON": "nonsense", "truncated": '{"access_token": "from-the-ca', "list": "[]",
+        "text": '"from-the-cache"', "null": "null", "no time": '{"access_token": "from-the-cache"}', "not UTF-8": b"\xff\xfe",
+        "nested": "[" * 100000, "surrogate": "\ud800", "number": 7, "object": object(), "dict": {"access_token": "x"},
+        "true": True,
+    }
+
+    @pytest.mark.parametrize("name", NONSENSE)
+    @pytest.mark.parametrize("kind", [Memory, Locking])
+    def test_nonsense_is_a_miss_and_one_log_line_and_is_written_over(self, clock, caplog, name, kind):
+        cache = kind(self.NONSENSE[name])
+        (first, second), script = self.sources(clock, cache, 2)
+
+        assert [one.token().access_token for one in (first, second)] == ["token-1"] * 2
+
+        assert (script.calls, len(caplog.records)) == (1, 1)
+        assert_hidden(None, "from-the-cache", "token-1", log=caplog.text)
+
+    @pytest.mark.parametrize("field", [
+        {"access_token": "a\r\nEvil: 1"}, {"access_token": ""}, {"access_token": 7}, {"access_token": ...},
+        {"access_token": "a" * 70000}, {"token_type": "mac"}, {"obtained_at": ...}, {"obtained_at": "x"},
+        {"obtained_at": float("nan")}, {"obtained_at": -1}, {"obtained_at": True}], ids=lambda field: repr(field)[:30])
+    def test_entry_that_makes_no_token_is_a_miss(self, clock, caplog, field):
+        (source,), script = self.sources(clock, Memory(entry(clock, **field)), 1)
+
+        assert (source.token().access_token, script.calls, len(caplog.records)) == ("token-1", 1, 1)
+
+    # -- who may share
+
+    SETTINGS = {
+        "client_id": ("a", "b"), "client_secret": ("one", "two"), "scope": ("read", "write"), "audience": ("x", "y"),
+        "token_url": ("https://a.example/t", "https://a.example/u"), "resource": ("https://r.example", "https://s.example"),
+        "auth_method": (None, "client_secret_post"), "token_params": ({"tenant": "1"}, {"tenant": "2"}),
+    }
+
+    def key(self, **settings):
+        cache = Memory()
+        default = {name: values[0] for name, values in self.SETTINGS.items()}
+        return TokenSource(ClientCredentials(**{**default, **settings}), cache=cache)._shared.key
+
+    @pytest.mark.parametrize("name", SETTINGS)
+    def test_clients_that_differ_in_one_setting_share_nothing(self, name):
+        keys = {self.key(**{name: value}) for value in (*self.SETTINGS[name], *self.SETTINGS[name])}
+
+        assert len(keys) == 2
+
+    def test_settings_do_not_flow_into_one_another(self):
+        keys = [
+            self.key(audience="x y"), self.key(audience=["x", "y"]), self.key(audience=None, token_params={"audience": "z"}),
+            self.key(client_id="a", client_secret="bc"), self.key(client_id="ab", client_secret="c")]
+
+        assert len(set(keys)) == 5
+
+    def test_what_says_nothing_about_the_token_is_no_part_of_the_key(self):
+        same = {self.key(), self.key(timeout=3.0), self.key(headers={"User-Agent": "x"}), self.key(scope=["read"])}
+
+        assert len(same) == 1
+
+    def test_callable_secret_adds_nothing_and_is_not_called(self):
+        keys = {self.key(client_secret=secret) for secret in (lambda: 1 / 0, lambda: "other")}
+
+        assert len(keys) == 1 and self.key() not in keys
+
+    def test_key_is_a_hash_and_shows_no_secret(self):
+        assert re.fullmatch("oauth_session-[0-9a-f]{64}", self.key())
+        assert_hidden(None, "s3cret", log=ClientCredentials("a", "s3cret", None, "https://a.example/t").cache_key)
+
+    def test_cache_key_separates_and_joins(self, auth, api):
+        cache = Memory()
+        blue, green = (auth.session(cache=cache, cache_key=key) for key in ("blue", "green"))
+        joined = auth.session("another", cache=cache, cache_key="blue")
+
+        assert blue.source._shared.key == joined.source._shared.key != green.source._shared.key
+
+    @pytest.mark.parametrize("cache", [5, object(), {}, [], True, type("Half", (), {"get": print})()], ids=repr)
+    def test_what_is_no_cache_is_a_type_error_that_says_what_is(self, cache):
+        with pytest.raises(TypeError, match=r"cache must .*get\(key\) and set\(key, value, seconds\)"):
+            TokenSource(lambda: None, cache=cache, cache_key="k")
+
+    @pytest.mark.parametrize("key", [None, "", 5])
+    def test_fetch_of_ones_own_needs_a_cache_key(self, key):
+        with pytest.raises(ValueError, match="cache_key"):
+            TokenSource(lambda: None, cache=Memory(), cache_key=key)
+
+    # -- refused and cleared
+
+    @pytest.mark.parametrize("form", [str, Token], ids=["as str", "as Token"])
+    def test_refused_token_is_never_taken_again_though_it_is_written_anew(self, clock, form):
+        cache = Locking(entry(clock))
+        (source,), script = self.sources(clock, cache, 1)
+        source.token()
+        source.reject(form("from-the-cache"))
+        seen = []
+
+        for _ in range(3):
+            clock.move(3590)
+            cache.value = entry(clock)
+            seen.append(source.token().access_token)
+
+        assert seen == ["token-2", "token-3", "token-4"]
+
+    def test_newer_token_is_used_without_a_fetch(self, clock):
+        cache = Locking(entry(clock, token="old"))
+        (source,), script = self.sources(clock, cache, 1)
+        source.token()
+        clock.move(10)
+        cache.value = entry(clock, token="new")
+
+        assert source.reject("old").access_token == source.token().access_token == "new"
+        assert script.calls == 0
+
+    def test_older_token_is_not_taken_for_a_refused_one(self, clock):
+        cache = Locking()
+        (source,), script = self.sources(clock, cache, 1)
+        source.token()
+        cache.value = entry(clock, ago=1.0)
+
+        assert source.reject("token-1").access_token == "token-2"
+
+    @pytest.mark.parametrize("step", [SICK, busy(50), "same"], ids=["failed", "asked to wait", "gave the same"])
+    def test_newer_token_is_used_where_no_fetch_would_be_in_order(self, clock, step):
+        cache = Locking()
+        same = Token("token-1", expires_at=clock.wall + 7200)
+        (source,), script = self.sources(clock, cache, 1, 3600, same if step == "same" else step)
+        source.token()
+        with contextlib.suppress(OAuthError):
+            source.reject("token-1")
+        clock.move(10)
+
+        assert source.reject("token-1").access_token == "token-1"
+        cache.value = entry(clock, token="new")
+        assert source.reject("token-1").access_token == source.token().access_token == "new"
+        assert (script.calls, cache.calls.count("lock"), clock.sleeps) == (2, 2, [])
+
+    def test_32_threads_that_look_in_vain_all_keep_the_refused_token(self, clock):
+        gate = Gate(None)
+        cache = Locking()
+        (source,), script = self.sources(clock, cache, 1, 3600, SICK)
+        source.token()
+        with contextlib.suppress(OAuthError):
+            source.reject("token-1")
+        cache.trouble["get"] = gate
+        crowd = Crowd(32, lambda: source.reject("token-1"))
+        gate.reached()
+        crowd.wait_inside(32)
+
+        gate.go.set()
+
+        assert {one.access_token for one in crowd.finish()} == {"token-1"}
+        assert script.calls == 2
+
+    def test_in_a_pause_a_token_of_another_process_serves_and_the_error_without(self, clock):
+        cache = Locking()
+        (source,), script = self.sources(clock, cache, 1, busy(300))
+        with pytest.raises(OAuthError):
+            source.token()
+
+        for _ in range(3):
+            with pytest.raises(oauth_session.OAuthTemporarilyUnavailable):
+                source.token()
+            clock.move(1)
+        cache.value = entry(clock)
+
+        assert (source.token().access_token, script.calls) == ("from-the-cache", 1)
+
+    def test_looking_in_a_pause_neither_prolongs_nor_ends_it(self, clock):
+        cache = Locking()
+        (source,), script = self.sources(clock, cache, 1, busy(100), 3600)
+        for _ in range(99):
+            with pytest.raises(OAuthError):
+                source.token()
+            clock.move(1)
+        cache.value = entry(clock, ago=3585.0)
+        assert source.token().access_token == "from-the-cache"
+        clock.move(0.9)
+        assert source.reject("from-the-cache").access_token == "from-the-cache"
+        clock.move(0.1)
+
+        assert (source.token().access_token, script.calls) == ("from-the-cache", 1)
+        assert (source.reject("from-the-cache").access_token, script.calls) == ("token-2", 2)
+
+    def test_api_that_refuses_every_token_costs_each_process_one_forced_fetch_a_minute(self, clock):
+        sources, script = self.sources(clock, Locking(), 5)
+        for _ in range(600):
+            for source in sources:
+                source.reject(source.token())
+            clock.move(1)
+
+        assert script.calls == 1 + 5 * 10  # as without a cache, apart from the first
+
+    def test_clear_takes_nothing_from_before_and_what_is_newer(self, clock):
+        cache = Locking()
+        (first, second), script = self.sources(clock, cache, 2)
+        first.token()
+        clock.move(1)
+
+        first.clear()
+        second_token, after = second.token().access_token, first.token().access_token
+        second.clear()
+        clock.move(1)
+        cache.value = entry(clock)
+
+        assert (second_token, after, second.token().access_token) == ("token-1", "token-2", "from-the-cache")
+        assert script.calls == 2
+
+    def test_clear_takes_no_other_token_from_before(self, clock):
+        cache = Locking()
+        (source,), script = self.sources(clock, cache, 1)
+        source.token()
+        clock.move(10)
+        cache.value = entry(clock, ago=5.0)
+
+        source.clear()
+
+        assert source.token().access_token == "token-2"
+
+    def test_clear_does_not_take_the_same_token_by_a_clock_that_is_ahead(self, clock):
+        (source,), script = self.sources(clock, Locking(entry(clock, ago=-200.0)), 1)
+        source.token()
+
+        source.clear()
+
+        assert source.token().access_token == "token-1"
+
+    # -- due
+
+    def test_due_token_is_renewed_once_it_was_held_for_five_seconds(self, clock):
+        (source,), script = self.sources(clock, Locking(entry(clock, ago=3400.0)), 1)
+
+        seen = []
+        for _ in range(7):
+            seen.append(look(source, script, clock))
+            clock.move(1)
+
+        assert seen[:6] == [("from-the-cache", 0)] * 5 + [("from-the-cache", 1)]
+        assert seen[6] == ("token-1", 1)
+
+    def test_short_runs_in_the_last_five_minutes_fetch_nothing_until_it_expires(self, clock):
+        cache, script = Locking(entry(clock, ago=3300.0)), Script(clock, 3600)
+        calls = []
+        for _ in range(30):
+            source = TokenSource(script, cache=cache, cache_key="k")
+            for _ in range(3):
+                look(source, script, clock)
+                clock.move(1)
+            calls.append(script.calls)
+            clock.move(7)
+
+        assert calls == [0] * 29 + [1]
+
+    @pytest.mark.parametrize("kind", [Memory, Locking])
+    def test_fleet_costs_one_fetch_for_each_life(self, clock, kind):
+        sources, script = self.sources(clock, kind(), 10)
+        for _ in range(7200):
+            for source in sources:
+                look(source, script, clock)
+            clock.move(1)
+
+        assert script.calls == 3
+
+    def test_without_a_lock_chance_spreads_the_renewals_over_half_of_the_window(self, clock):
+        sources, script = self.sources(clock, Memory(entry(clock)), 200)
+        for source in sources:
+            source.token()
+
+        dues = [source._held.due for source in sources]
+
+        assert 155 <= min(dues) < 200 and 250 < max(dues) <= 300 and len(set(dues)) == 200
+
+    def test_with_a_lock_a_token_is_due_for_all_at_once(self, clock):
+        sources, script = self.sources(clock, Locking(entry(clock)), 9)
+
+        assert {source.token() and source._held.due for source in sources} == {300}
+
+    def test_refresh_in_of_the_server_counts_for_all(self, clock):
+        answer = Token("token-1", expires_at=clock.wall + 3600, raw={"expires_in": 3600, "refresh_in": 100})
+        (first, second), script = self.sources(clock, Locking(), 2, answer, 3600)
+        first.token(), second.token()
+
+        clock.move(99.9)
+        before = look(second, script, clock)
+        clock.move(0.1)
+
+        assert (before, look(second, script, clock)) == (("token-1", 1), ("token-1", 2))
+
+    # -- the lock
+
+    def test_who_gets_the_lock_looks_again_before_it_fetches(self, clock):
+        cache = Locking()
+        cache.trouble["acquire"] = lambda: setattr(cache, "value", entry(clock))  # the one before has just written
+        (source,), script = self.sources(clock, cache, 1)
+
+        assert (source.token().access_token, script.calls) == ("from-the-cache", 0)
+        assert cache.calls == ["get", "lock", "acquire", "get", "release"]
+
+    def test_who_waits_for_the_lock_takes_the_token_as_soon_as_it_is_there(self, clock):
+        cache = Locking()
+        cache.taken = True
+        cache.trouble["get"] = lambda: entry(clock) if cache.calls.count("get") == 4 else None
+        (source,), script = self.sources(clock, cache, 1)
+
+        assert (source.token().access_token, script.calls) == ("from-the-cache", 0)
+        assert (cache.calls.count("acquire"), len(clock.sleeps), "release" in cache.calls) == (3, 3, False)
+
+    @pytest.mark.parametrize("limit", [4.0, 30.0])
+    def test_dead_holder_is_waited_for_no_longer_than_half_a_fetch(self, clock, limit):
+        script = Script(clock, 3600)
+        script.timeout = limit
+        waits = []
+        for _ in range(20):
+            cache = Locking()
+            cache.taken = True
+            clock.sleeps.clear()
+            TokenSource(script, cache=cache, cache_key="k").token()
+            waits.append(sum(clock.sleeps))
+            assert (cache.taken, cache.timeout, json.loads(cache.value)["obtained_at"]) == (True, limit, clock.wall)
+
+        assert 0.3 * limit <= min(waits) < max(waits) <= 0.5 * limit + 0.1
+        assert script.calls == 20
+
+    def test_time_spent_waiting_is_not_taken_off_the_tokens_life(self, clock):
+        cache = Locking()
+        cache.taken = True
+        (source,), script = self.sources(clock, cache, 1, 10)
+
+        source.token()
+
+        assert source._held.left() == 10
+
+    @pytest.mark.parametrize("step", [3600, SICK, KeyboardInterrupt()], ids=["token", "error", "ctrl-c"])
+    def test_lock_is_given_back_whatever_comes_of_the_fetch(self, clock, step):
+        cache = Locking()
+        (source,), script = self.sources(clock, cache, 1, step)
+
+        with contextlib.suppress(OAuthError, KeyboardInterrupt):
+            source.token()
+
+        assert (cache.taken, cache.calls[-1]) == (False, "release")
+
+    def test_16_threads_with_sources_of_their_own_cost_one_fetch(self, tmp_path):
+        fetched = []
+
+        def fetch():
+            threading.Event().wait(0.1)
+            fetched.append(1)
+            return Token(f"token-{len(fetched)}")
+
+        crowd = Crowd(16, lambda: TokenSource(fetch, cache=tmp_path / "c", cache_key="k").token())
+
+        assert {one.access_token for one in crowd.finish()} == {"token-1"}
+
+    def test_6_processes_that_start_at_once_cost_one_token_request(self, tmp_path):
+        text = """
+            import sys
+            from oauth_session import OAuthSession
+            session = OAuthSession.from_env()
+            print("ready", flush=True)
+            sys.stdin.read()
+            print(session.access_token)
+        """
+        with oauth_session.DemoServer() as server, contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+            for name in ("client_id", "client_secret", "token_url"):
+                patch.setenv("OAUTH_" + name.upper(), getattr(server, name))
+            patch.setenv("OAUTH_CACHE", str(tmp_path / "c"))
+            crowd = [stack.enter_context(started(text)) for _ in range(6)]
+            assert [one.stdout.readline().strip() for one in crowd] == [b"ready"] * 6
+            for one in crowd:
+                one.stdin.close()
+            tokens = {one.stdout.readline().strip() for one in crowd}
+
+            assert (len(tokens), server.token_requests) == (1, 1)
+
+    @needs_fork
+    def test_child_of_a_fork_in_the_middle_of_a_fetch_works_by_itself(self, clock, tmp_path):
+        gate = Gate(3600)
+        (source,), script = self.sources(clock, tmp_path / "c", 1, gate, 3600)
+        crowd = Crowd(1, source.token)
+        gate.reached()
+
+        assert forked(lambda: source.token().access_token == "token-2") == 0
+        gate.go.set()
+        assert [one.access_token for one in crowd.finish()] == ["token-1"]
+
+    # -- a cache that fails
+
+    LINES = {"get": 1, "set": 1, "lock": 1, "acquire": 1, "release": 0}
+
+    @pytest.mark.parametrize("method", LINES)
+    @pytest.mark.parametrize("error", [OSError("token-1 from-the-cache"), ValueError("x"), AssertionError(), EOFError()], ids=repr)
+    def test_cache_that_raises_is_one_log_line_and_no_failed_call(self, clock, caplog, method, error):
+        cache = Locking(**{method: error})
+        (source,), script = self.sources(clock, cache, 1)
+
+        token = source.token().access_token
+
+        assert (token, script.calls, len(caplog.records)) == ("token-1", 1, self.LINES[method])
+        assert_hidden(None, "token-1", "from-the-cache", log=caplog.text)
+
+    def test_cache_that_failed_is_left_alone_for_half_a_minute_and_asked_again(self, clock, caplog):
+        cache = Locking(get=ConnectionError())
+        (source,), script = self.sources(clock, cache, 1)
+        asked = []
+        for _ in range(61):
+            source.clear()
+            source.token()
+            asked.append(cache.calls.count("get"))
+            clock.move(1)
+
+        assert asked == [1] * 30 + [2] * 30 + [3]
+        assert (len(caplog.records), cache.calls.count("set")) == (3, 0)
+        cache.trouble.clear()
+        clock.move(30)
+        source.clear()
+        source.token()
+        assert cache.calls[-6:] == ["get", "lock", "acquire", "get", "set", "release"]
+
+    def test_dead_cache_is_not_asked_in_a_pause(self, clock):
+        cache = Locking(get=ConnectionError())
+        (source,), script = self.sources(clock, cache, 1, busy(20))
+        for _ in range(20):
+            with pytest.raises(oauth_session.OAuthTemporarilyUnavailable):
+                source.token()
+            clock.move(1)
+
+        assert (cache.calls, script.calls) == (["get"], 1)
+
+    def test_object_whose_lock_is_something_else_works_without(self, clock):
+        class Odd(Memory):
+            lock = threading.Lock()
+
+        class Asserting(Memory):
+            def __getattr__(self, name):
+                raise AssertionError(name)  # as diskcache.FanoutCache does
+
+        for cache in (Odd(), Asserting()):
+            (first, second), script = self.sources(clock, cache, 2)
+            assert first.token() == second.token()
+            assert script.calls == 1
+
+    @needs_modes
+    def test_directory_that_is_not_trusted_is_said_in_the_log_and_not_used(self, clock, caplog, tmp_path):
+        folder = tmp_path / "c"
+        folder.mkdir()
+        folder.chmod(0o777)
+        (first, second), script = self.sources(clock, folder, 2)
+
+        assert [first.token().access_token, second.token().access_token] == ["token-1", "token-2"]
+        assert [one.levelname for one in caplog.records] == ["WARNING"] * 2
+        assert str(folder) in caplog.text and os.listdir(str(folder)) == []
+
+    @pytest.mark.parametrize("spoil", [
+        lambda file: file.write_bytes(b""), lambda file: file.write_bytes(file.read_bytes()[:20]),
+        lambda file: file.write_bytes(b"\0" * 99), lambda file: file.unlink(), lambda file: file.chmod(0),
+    ], ids=["empty", "truncated", "zeros", "gone", "unreadable"])  # fmt: skip
+    def test_spoiled_file_is_a_miss_and_mended(self, clock, tmp_path, spoil, monkeypatch):
+        (first, second, third), script = self.sources(clock, tmp_path / "c", 3)
+        first.token()
+        spoil(next(one for one in (tmp_path / "c").iterdir() if one.suffix != ".lock"))
+
+        assert [one.token().access_token for one in (second, third)] in (["token-2"] * 2, ["token-1"] * 2)
+        assert script.calls == 2 or (script.calls == 1 and oauth_session.os.geteuid() == 0)  # root reads all
+
+    def test_no_lock_of_ours_is_held_while_the_cache_works(self, clock):
+        free = []
+
+        def look():
+            free.append(not source._traffic().lock.locked())
+
+        cache = Locking(get=look, set=look, lock=look, acquire=look, release=look)
+        (source,), script = self.sources(clock, cache, 1)
+        source.token()
+
+        assert free == [True] * 6
+
+    @pytest.mark.parametrize("method", ["get", "set", "lock", "acquire", "release"])
+    def test_cache_that_uses_the_session_it_serves_is_no_deadlock(self, clock, method):
+        cache = Locking()
+        (source,), script = self.sources(clock, cache, 1)
+        cache.trouble[method] = lambda: source.token() and None
+
+        results = Crowd(1, source.token).finish()
+
+        assert [one.access_token for one in results] == ["token-1"]
+
+    def test_32_threads_that_start_cold_look_and_fetch_once(self, clock):
+        gate = Gate(3600)
+        cache = Locking()
+        (source,), script = self.sources(clock, cache, 1, gate)
+        crowd = Crowd(32, source.token)
+        crowd.wait_inside(32)
+
+        gate.go.set()
+
+        assert {one.access_token for one in crowd.finish()} == {"token-1"}
+        assert (script.calls, cache.calls) == (1, ["get", "lock", "acquire", "get", "set", "release"])
+
+    def test_nobody_but_the_one_who_fetched_waits_for_a_slow_write(self, clock):
+        gates = Gate(3600), Gate(None)
+        cache = Locking(set=gates[1])
+        (source,), script = self.sources(clock, cache, 1, gates[0])
+        crowd = Crowd(8, source.token)
+        crowd.wait_inside(8)
+        gates[0].go.set()
+        gates[1].reached()
+
+        served, end = source.token().access_token, time.monotonic() + PATIENCE
+        while len(crowd.results) < 7:
+            assert time.monotonic() < end, "others wait too"
+            threading.Event().wait(0.002)
+        gates[1].go.set()
+
+        assert (served, len(crowd.finish())) == ("token-1", 8)
+
+    def test_late_result_of_a_frozen_process_is_not_written(self, clock):
+        gate = Gate(Token("late", expires_at=clock.wall + 99999))
+        cache = Locking()
+        (source,), script = self.sources(clock, cache, 1, gate)
+        crowd = Crowd(1, source.token)
+        gate.reached()
+        clock.move(40, 0)
+        gate.go.set()
+
+        assert [one.access_token for one in crowd.finish()] == ["late"]
+        assert (cache.value, cache.taken) == (None, False)
+
+    def test_impatient_call_is_bounded_and_the_search_goes_on(self, clock):
+        gate = Gate(None)
+        cache = Memory(get=gate)
+        (source,), script = self.sources(clock, cache, 1)
+
+        with Server(page()) as api, OAuthSession(source=source) as session:
+            with pytest.raises(oauth_session.OAuthTransportError):
+                session.get(api.url, timeout=0.1)
+        gate.go.set()
+        clock.settle()
+
+        assert (source.token().access_token, script.calls) == ("token-1", 1)
+
+    # -- the session, the environment, the command line
+
+    def test_session_takes_cache_and_key_as_arguments_and_from_its_class(self, auth, api, tmp_path):
+        cache = str(tmp_path / "c")
+        kind = type("Cached", (OAuthSession,), {"cache": cache, "cache_key": "ours"})
+        for session in (auth.session(kind=kind), auth.session(cache=cache, cache_key="ours"), auth.session(cache=cache)):
+            session.get(api.url)
+
+        assert (len(auth.seen), len(set(api.bearers))) == (2, 2)
+
+    def test_explicit_none_switches_the_cache_of_the_class_off(self, auth, api):
+        cache = Memory()
+        auth.session(kind=type("Cached", (OAuthSession,), {"cache": cache}), cache=None).get(api.url)
+
+        assert cache.calls == []
+
+    @pytest.mark.parametrize("name", ["cache", "cache_key"])
+    def test_cache_and_source_contradict_each_other(self, name):
+        with pytest.raises(ValueError, match=name):
+            OAuthSession(source=source_of(TOKEN)[0], **{name: "x"})
+        with pytest.raises(AttributeError, match=name):
+            setattr(AcmeSession(CLIENT, SECRET), name, "x")
+
+    def test_401_of_the_api_takes_the_newer_token_of_another_process(self, auth, api):
+        cache = Memory()
+        first, second = (auth.session(base_url=api.url, cache=cache) for _ in range(2))
+        first.get("/"), second.get("/")
+        first.source.clear()
+        first.get("/")
+        api.will(401)
+
+        second.get("/")
+
+        assert api.bearers[-2:] == [f"Bearer {TOKEN}-1", f"Bearer {TOKEN}-2"]
+        assert len(auth.seen) == 2
+
+    @pytest.mark.parametrize("how", ["flag", "variable"])
+    def test_runs_of_the_command_line_share_a_token(self, auth, tmp_path, how):
+        settings = {"OAUTH_CLIENT_ID": CLIENT, "OAUTH_CLIENT_SECRET": SECRET, "OAUTH_TOKEN_URL": auth.url}
+        flags = ["--cache", str(tmp_path / "c")] if how == "flag" else []
+        settings.update({"OAUTH_CACHE": str(tmp_path / "c")} if how == "variable" else {})
+
+        results = [TestCommandLine.run("--token", *flags, **settings) for _ in range(2)]
+
+        assert results == [(0, f"{TOKEN}-1{os.linesep}", "")] * 2
+        assert len(auth.seen) == 1
+
+
 # -- ClientCredentials: how one token is obtained ---------------------------------------------------------------------
 
 QUOTED_CLIENT, QUOTED_SECRET = "id: 1/ü", "p%20 +&=:€/\"'~"
