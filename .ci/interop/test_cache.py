@@ -1,0 +1,570 @@
+# SPDX-License-Identifier: MIT
+"""One token for a whole fleet: real processes that share real caches.
+
+    python -m pytest .ci/interop/test_cache.py
+
+It needs what `pip install redis valkey pymemcache diskcache cachelib Django moto flask-cors boto3` and
+`apt-get install redis-server memcached` bring, and skips, visibly, what is missing. Token requests are counted at the
+token endpoint, and exact. A table at the end says how long the slowest process waited for its token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from peers import readme_blocks
+
+import oauth_session
+from oauth_session import DemoServer, FileCache, OAuthSession
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 120.0  # seconds; what takes longer fails, whatever the machine
+FLEET = 50
+FETCH = 0.3  # seconds that the token endpoint takes to answer
+
+TABLE: list[tuple[str, str, int, int, str]] = []  # cache, what happened, processes, token requests, slowest wait
+
+
+class Summary:
+    """Prints the table; registered with pytest as a plugin of its own, so that this file needs no conftest."""
+
+    @staticmethod
+    def pytest_terminal_summary(terminalreporter):
+        if TABLE:
+            width, more = max(len(row[0]) for row in TABLE), max(len(row[1]) for row in TABLE)
+            terminalreporter.section("one token for a whole fleet")
+            terminalreporter.write_line(f"{'cache':<{width}}  {'':<{more}}  processes  token req.  slowest wait")
+            for cache, what, processes, requests, slowest in TABLE:
+                line = f"{cache:<{width}}  {what:<{more}}  {processes:>9}  {requests:>10}  {slowest:>12}"
+                terminalreporter.write_line(line.rstrip())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def summary(pytestconfig):
+    if not pytestconfig.pluginmanager.has_plugin("cache-summary"):
+        pytestconfig.pluginmanager.register(Summary(), "cache-summary")
+
+
+def tell(cache, what, waits, requests):
+    TABLE.append((cache, what, len(waits), requests, f"{max(waits):.2f} s" if waits else ""))
+
+
+# --- the token endpoint -----------------------------------------------------------------------------------------------
+
+
+class Auth(DemoServer):
+    """A token endpoint that takes its time. `held`: the request of this number is not answered before `go`."""
+
+    delay, held = FETCH, 0
+
+    def __enter__(self):
+        self.come, self.go = threading.Event(), threading.Event()
+        return super().__enter__()
+
+    def __exit__(self, *_):
+        self.go.set()
+        super().__exit__()
+
+    def _issue(self, form, proof):
+        status, answer = super()._issue(form, proof)
+        if self.token_requests == self.held:
+            self.come.set()
+            self.go.wait(LIMIT)
+        time.sleep(self.delay)
+        return status, answer
+
+
+@pytest.fixture
+def auth():
+    with Auth() as server:
+        yield server
+
+
+# --- the caches: what makes them, as a line of Python in each process -------------------------------------------------
+
+
+def need(*modules, program=None):
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+    if program is not None and shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed: apt-get install redis-server memcached")
+
+
+@contextlib.contextmanager
+def process_of(*command, env=None):
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(LIMIT)
+
+
+def wait_until(true, what):
+    end = time.monotonic() + LIMIT
+    while not true():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+def answers(family, address):
+    with socket.socket(family) as sock:
+        return sock.connect_ex(address) == 0
+
+
+@contextlib.contextmanager
+def redis_server(folder):
+    need("redis", program="redis-server")
+    path = str(folder / "redis.sock")
+    with process_of("redis-server", "--port", "0", "--unixsocket", path, "--save", "", "--dir", str(folder)) as process:
+        wait_until(lambda: answers(socket.AF_UNIX, path), "redis-server does not start")
+        yield process, path
+
+
+@pytest.fixture(scope="module")
+def short():
+    """A folder with a short name, as sockets need it."""
+    folder = Path(tempfile.mkdtemp(prefix="cache-"))
+    yield folder
+    shutil.rmtree(str(folder), ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def redis_path(short):
+    with redis_server(short) as (_, path):
+        yield path
+
+
+@pytest.fixture(scope="module")
+def memcached_path(short):
+    need("pymemcache", program="memcached")
+    path = str(short / "memcached.sock")
+    with process_of("memcached", "-s", path, "-u", "root" if os.geteuid() == 0 else "nobody"):
+        wait_until(lambda: answers(socket.AF_UNIX, path), "memcached does not start")
+        yield path
+
+
+@pytest.fixture(scope="module")
+def dynamo(running_moto):
+    """The environment in which boto3 finds DynamoDB as moto plays it, with the table of the README."""
+    known = {
+        "AWS_ENDPOINT_URL": running_moto, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_DEFAULT_REGION": "eu-central-1", "AWS_EC2_METADATA_DISABLED": "true", "no_proxy": "127.0.0.1",
+        "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }  # fmt: skip
+    make = """
+        import boto3
+        boto3.client("dynamodb").create_table(
+            TableName="tokens", BillingMode="PAY_PER_REQUEST", KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}])
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(make)], env={**os.environ, **known}, check=True, timeout=LIMIT)
+    return known
+
+
+def recipes():
+    """The classes over boto3 that the README shows, as it shows them."""
+    blocks = readme_blocks()["AWS Lambda with DynamoDB"]
+    return "\n".join(block for block in blocks if "class " in block)
+
+
+DJANGO = """
+from django.conf import settings
+settings.configure(CACHES={{"default": {{"BACKEND": "django.core.cache.backends.{}", "LOCATION": {!r}}}}})
+from django.core.cache import cache
+"""
+
+
+def source_of(kind, request, folder):
+    """Python text that makes `cache`, and the environment that it needs."""
+    if kind == "path":
+        return f"cache = {str(folder / 'c')!r}", {}
+    if kind in ("redis", "valkey", "Django on Redis"):
+        path = request.getfixturevalue("redis_path")
+        need({"valkey": "valkey", "Django on Redis": "django"}.get(kind, "redis"))
+        if kind == "Django on Redis":
+            return DJANGO.format("redis.RedisCache", f"unix://{path}?db=1"), {}
+        number = {"redis": 2, "valkey": 3}[kind]
+        return f"import {kind}; cache = {kind}.{kind.title()}(unix_socket_path={path!r}, db={number})", {}
+    if kind == "pymemcache":
+        path = request.getfixturevalue("memcached_path")
+        return f"import pymemcache; cache = pymemcache.Client({path!r}, timeout=5, connect_timeout=5)", {}
+    if kind in ("diskcache", "diskcache.FanoutCache"):
+        need("diskcache")
+        return f"import diskcache; cache = diskcache.{kind.partition('.')[2] or 'Cache'}({str(folder / 'c')!r})", {}
+    if kind == "cachelib on files":
+        need("cachelib")
+        return f"import cachelib; cache = cachelib.FileSystemCache({str(folder / 'c')!r})", {}
+    if kind == "Django on files":
+        need("django")
+        return DJANGO.format("filebased.FileBasedCache", str(folder / "c")), {}
+    known = request.getfixturevalue("dynamo")
+    name = {"DynamoDB": "DynamoCache", "DynamoDB with lock": "LockingDynamoCache"}[kind]
+    return recipes() + f"\ncache = {name}('tokens')\n", known
+
+
+WITH_LOCK = ["path", "redis", "valkey", "DynamoDB with lock"]
+WITHOUT = ["pymemcache", "diskcache", "diskcache.FanoutCache", "cachelib on files", "Django on files", "Django on Redis", "DynamoDB"]
+
+
+# --- the processes ----------------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import json, os, sys, time
+sys.path.insert(0, os.environ["ROOT"])
+from oauth_session import OAuthSession
+{make}
+session = OAuthSession.from_env(cache=cache, cache_key=os.environ["KEY"], timeout=float(os.environ["LIMIT"]))
+print("ready", flush=True)
+sys.stdin.readline()
+began = time.perf_counter()
+token = session.access_token
+print(json.dumps([token, time.perf_counter() - began]))
+"""
+
+
+class Fleet:
+    """Processes that share a cache: `start` makes them ready, `go` lets them all ask for a token at once."""
+
+    def __init__(self, make, known, auth, key, limit=30.0):
+        self.command = [sys.executable, "-c", PROGRAM.format(make=make)]
+        clean = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        self.env = {
+            **clean, **known, "ROOT": str(ROOT), "KEY": key, "LIMIT": str(limit), "OAUTH_CLIENT_ID": auth.client_id,
+            "OAUTH_CLIENT_SECRET": auth.client_secret, "OAUTH_TOKEN_URL": auth.token_url,
+        }  # fmt: skip
+        self.crowd = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for one in self.crowd:
+            one.kill()
+            one.communicate()
+
+    def start(self, count):
+        pipe = subprocess.PIPE
+        made = [subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=pipe, env=self.env) for _ in range(count)]
+        self.crowd += made
+        for one in made:
+            assert one.stdout.readline() == b"ready\n", one.communicate()[1].decode()
+        return made
+
+    @staticmethod
+    def let_go(crowd):
+        for one in crowd:
+            one.stdin.write(b"\n")
+            one.stdin.flush()
+
+    def go(self, crowd, quiet=True):
+        """All that they got: the set of tokens, and each one's wait. Nothing may have failed, or been logged."""
+        self.let_go(crowd)
+        return self.finish(crowd, quiet)
+
+    def finish(self, crowd, quiet=True):
+        results = []
+        for one in crowd:
+            out, err = one.communicate(timeout=LIMIT)
+            assert one.returncode == 0 and (not quiet or not err), err.decode()
+            results.append(json.loads(out))
+        return {token for token, _ in results}, [wait for _, wait in results]
+
+    def run(self, count, quiet=True):
+        return self.go(self.start(count), quiet)
+
+
+@pytest.fixture
+def fleet(request, tmp_path, auth):
+    with contextlib.ExitStack() as stack:
+        def make(kind, limit=30.0):
+            text, known = source_of(kind, request, tmp_path)
+            return stack.enter_context(Fleet(text, known, auth, request.node.name, limit))
+        yield make
+
+
+@pytest.mark.parametrize("kind", WITH_LOCK)
+def test_50_processes_that_start_at_once_make_one_token_request_and_a_later_one_none(fleet, auth, kind):
+    crowd = fleet(kind)
+
+    tokens, waits = crowd.run(FLEET)
+    later = crowd.run(1)
+
+    tell(kind, "all at once", waits, auth.token_requests)
+    tell(kind, "one later", later[1], auth.token_requests - 1)
+    assert (len(tokens), auth.token_requests, later[0]) == (1, 1, tokens)
+
+
+@pytest.mark.parametrize("kind", WITHOUT)
+def test_50_processes_that_start_at_once_without_a_lock_all_get_a_token_and_a_later_one_makes_no_request(fleet, auth, kind):
+    crowd = fleet(kind)
+
+    tokens, waits = crowd.run(FLEET)
+    requests = auth.token_requests
+    later = crowd.run(1)
+
+    tell(kind, "all at once", waits, requests)
+    tell(kind, "one later", later[1], auth.token_requests - requests)
+    assert 1 <= requests <= FLEET
+    assert auth.token_requests == requests and later[0] <= tokens
+
+
+def test_sessions_of_one_process_share_django_s_cache_in_memory(fleet, auth):
+    need("django")
+    make = DJANGO.format("locmem.LocMemCache", "x") + "OAuthSession.from_env(cache=cache).access_token\ncache_key = None"
+    with Fleet(make, {}, auth, "k") as crowd:
+        crowd.command[-1] = crowd.command[-1].replace(', cache_key=os.environ["KEY"]', "")
+        tokens, waits = crowd.run(1)
+
+    tell("Django in memory", "second session of one process", waits, auth.token_requests - 1)
+    assert auth.token_requests == 1
+
+
+# --- the last five minutes --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["path", "redis"])
+def test_20_short_runs_in_the_last_five_minutes_of_a_token_make_at_most_one_request(fleet, auth, kind, tmp_path, request):
+    crowd = fleet(kind)
+    crowd.run(1)
+    text, _ = source_of(kind, request, tmp_path)
+    known = {}
+    exec(text, known)
+    cache = FileCache(known["cache"]) if kind == "path" else known["cache"]
+    key = oauth_session.TokenSource(lambda: None, cache=cache, cache_key=request.node.name)._shared.key
+    entry = json.loads(cache.get(key))
+    entry["obtained_at"] -= 3400  # as if that run had been so long ago
+    cache.set(key, json.dumps(entry), 200)
+
+    waits = [crowd.run(1)[1][0] for _ in range(20)]
+
+    tell(kind, "20 short runs, one by one, in the last 5 minutes", waits, auth.token_requests - 1)
+    assert auth.token_requests - 1 <= 1
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", WITH_LOCK)
+def test_holder_of_the_lock_that_is_killed_fails_nobody(fleet, auth, kind):
+    crowd = fleet(kind, limit=6.0)
+    auth.held = 1
+    first = crowd.start(1)
+    others = crowd.start(10)
+    crowd.let_go(first)
+    assert auth.come.wait(LIMIT)
+    crowd.let_go(others)
+    time.sleep(0.5)  # they poll for the lock by now
+
+    first[0].send_signal(signal.SIGKILL)
+    _, waits = crowd.finish(others)
+
+    tell(kind, "holder of the lock killed (time-out 6 s)", waits, auth.token_requests - 1)
+    assert max(waits) < 6.0
+    if kind == "path":  # the system frees its lock
+        assert auth.token_requests == 2
+
+
+def test_spoiled_file_is_written_anew(fleet, auth, tmp_path):
+    crowd = fleet("path")
+    crowd.run(1)
+    file = next(one for one in (tmp_path / "c").iterdir() if one.suffix != ".lock")
+    for number, spoilt in enumerate([b"", file.read_bytes()[:50], os.urandom(500)]):
+        file.write_bytes(spoilt)
+        tokens, waits = crowd.run(5)
+        assert (len(tokens), auth.token_requests) == (1, number + 2)
+
+    tell("path", "file corrupted", waits, 1)
+
+
+def as_nobody(action):
+    """Run the action in a fork as an ordinary user, whom modes concern; what it returns."""
+    come, go = os.pipe()
+    process = os.fork()
+    if not process:
+        try:
+            signal.alarm(int(LIMIT))
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            os.write(go, json.dumps(action()).encode())
+            os._exit(0)
+        except BaseException as error:
+            os.write(go, repr(error).encode())
+        finally:
+            os._exit(1)
+    os.close(go)
+    with open(come, "rb") as said:
+        text = said.read().decode()
+    assert os.waitpid(process, 0)[1] == 0, text
+    return json.loads(text)
+
+
+@pytest.fixture(scope="module")
+def warm(short):
+    """All modules and codecs are loaded: a user of few rights may not reach the files of this Python."""
+    with DemoServer() as server:
+        calls(server, str(short / "warm"), 2)
+
+
+@pytest.fixture
+def theirs(warm):
+    """A folder that the user of `as_nobody` owns, and whose way there is open to all."""
+    folder = Path(tempfile.mkdtemp(prefix="cache-"))
+    folder.chmod(0o755)
+    mine = folder / "theirs"
+    mine.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(str(mine), 65534, 65534)
+    yield mine
+    shutil.rmtree(str(folder), ignore_errors=True)
+
+
+def calls(auth, cache, count=3, **settings):
+    """So many sessions, one after the other, each asking for a token; how many were given, and the slowest wait."""
+    waits = []
+    for _ in range(count):
+        began = time.perf_counter()
+        with OAuthSession(auth.client_id, auth.client_secret, "read", auth.token_url, cache=cache, **settings) as session:
+            assert session.access_token
+        waits.append(time.perf_counter() - began)
+    return waits
+
+
+FORBIDDEN = {
+    "file 000": (lambda file: file.chmod(0), 1), "file of another user, 0600": (lambda file: os.chown(str(file), 0, 0), 1),
+    "file of another user, 0644": (lambda file: (file.chmod(0o644), os.chown(str(file), 0, 0)), 3),
+    "file that others could write": (lambda file: file.chmod(0o622), 3), "directory 000": (lambda file: file.parent.chmod(0), 3),
+    "directory read-only, file gone": (lambda file: (file.unlink(), file.parent.chmod(0o500)), 3),
+    "directory read-only, file good": (lambda file: file.parent.chmod(0o500), 0),
+    "directory of another user": (lambda file: os.chown(str(file.parent), 0, 0), 3),
+    "directory that others could write": (lambda file: file.parent.chmod(0o777), 3),
+    "a link": (lambda file: (file.rename(file.parent / "x"), file.symlink_to(file.parent / "x")), 3),
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_what_cannot_be_used_fails_nobody(auth, theirs, what):
+    if os.geteuid() and "another user" in what:
+        pytest.skip("needs root, to give a file away")
+    auth.delay = 0.0
+    folder = theirs / "c"
+    as_nobody(lambda: calls(auth, str(folder), 1))
+    spoil, requests = FORBIDDEN[what]
+    spoil(next(one for one in folder.iterdir() if one.suffix != ".lock"))
+
+    waits = as_nobody(lambda: calls(auth, str(folder)))
+
+    tell("path", what, waits, auth.token_requests - 1)
+    assert auth.token_requests - 1 == requests
+
+
+def test_missing_home_fails_nobody(auth, theirs):
+    def homeless():
+        os.environ.pop("HOME", None)
+        os.path.expanduser = lambda path: path  # as it is for a user who is not in /etc/passwd
+        os.chdir(str(theirs))
+        return calls(auth, "~/c"), os.listdir(".")
+
+    auth.delay = 0.0
+    waits, made = as_nobody(homeless)
+
+    tell("path", "no home directory", waits, auth.token_requests)
+    assert (auth.token_requests, made) == (3, [])
+
+
+def test_file_that_may_not_grow_fails_nobody(auth, theirs):
+    import resource
+
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        return calls(auth, str(theirs / "c"))
+
+    auth.delay = 0.0
+    waits = as_nobody(limited)
+
+    tell("path", "no byte can be written (ulimit -f 0)", waits, auth.token_requests)
+    assert auth.token_requests == 3
+    assert [one.name.endswith(".lock") for one in (theirs / "c").iterdir()] == [True]
+
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_full_or_read_only_disk_fails_nobody(auth, tmp_path, how):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)], stderr=subprocess.PIPE)
+    if done.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.decode().strip()}")
+    try:
+        (disk / "c").mkdir(mode=0o700)
+        if how == "full":
+            with contextlib.suppress(OSError), open(str(disk / "filler"), "wb", buffering=0) as filler:
+                while True:
+                    filler.write(b"x" * 4096)
+        else:
+            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        auth.delay = 0.0
+
+        waits = calls(auth, str(disk / "c"))
+
+        tell("path", f"disk {how}", waits, auth.token_requests)
+        assert auth.token_requests == 3
+        assert [one for one in (disk / "c").iterdir() if one.suffix != ".lock"] == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hangs"])
+def test_redis_that_stops_in_the_middle_fails_no_call(auth, how):
+    folder = Path(tempfile.mkdtemp(prefix="cache-"))
+    auth.delay, auth.expires_in = 0.0, 1
+    waits = []
+    try:
+        with redis_server(folder) as (process, path):
+            import redis
+
+            cache = redis.Redis(unix_socket_path=path, socket_timeout=0.5, retry=None)
+            with OAuthSession(auth.client_id, auth.client_secret, "read", auth.token_url, cache=cache) as session:
+                began = time.monotonic()
+                while time.monotonic() - began < 4.0:
+                    if process.poll() is None and time.monotonic() - began > 1.5 and not auth.go.is_set():
+                        process.send_signal(how)
+                        auth.go.set()
+                    at = time.perf_counter()
+                    assert session.get(auth.url + "/me").status == 200
+                    waits.append(time.perf_counter() - at)
+                    time.sleep(0.01)
+    finally:
+        shutil.rmtree(str(folder), ignore_errors=True)
+
+    what = "killed" if how == signal.SIGKILL else "hangs (socket_timeout 0.5 s)"
+    tell("redis", f"server {what}, slowest of {len(waits)} calls", [max(waits)], auth.token_requests)
+    assert 4 <= auth.token_requests <= 9
+
+
+def test_redis_that_is_not_there_fails_nobody(auth):
+    need("redis")
+    import redis
+
+    auth.delay = 0.0
+    waits = calls(auth, redis.Redis(unix_socket_path="/nonexistent/redis.sock"), 1)
+
+    tell("redis", "server not there", waits, auth.token_requests)
+    assert auth.token_requests == 1
