@@ -59,7 +59,7 @@ from collections import deque
 
 TYPE_CHECKING = False  # instead of `typing`, whose import a cold start would pay
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterable, Iterator, Mapping, NoReturn, Sequence
+    from typing import Any, Callable, Collection, Iterable, Iterator, Mapping, NoReturn, Sequence
 
     Moment = tuple[float, float]  # wall clock and monotonic clock
     Origin = tuple[str, str, int]  # scheme, host, port
@@ -222,35 +222,34 @@ ERRORS_BY_CODE: dict[str, type[OAuthResponseError]] = {  # the token endpoint's 
 }
 
 
-def _clean(text: object, secrets: Iterable[str] = (), limit: int = 500) -> str:
+def _clean(text: object, secrets: Collection[str] = (), limit: int = 500) -> str:
     """A server's text as a person or a log may see it: no control characters, no secret, not too long."""
-    result = str(text)
+    longest = min(max(map(len, secrets), default=0), _SECRET_SEEN)
+    result = str(text)[: limit + 16 * longest]  # 16: as much as an escape of one character takes
     for _ in range(2):  # a secret may appear only when control characters are gone
         for secret in secrets:
             result = result.replace(secret, "***")
         if not result.isprintable():
             result = "".join(letter if letter.isprintable() else " " for letter in result)
-    if secrets and any(secret in plain for plain in _unescaped(result) for secret in secrets):
+    if secrets and any(secret[:longest] in one for one in _readings(result) for secret in secrets):
         return "***"
     return result if len(result) <= limit else result[:limit] + "..."
 
 
-def _unescaped(text: str) -> Iterator[str]:
-    """What a text says if it is percent-encoded, HTML, a part of JSON, or one within the other."""
+def _readings(text: str) -> set[str]:
+    """A text, and what it says if it is HTML, JSON or percent-encoded, or one within the other."""
     import html
 
-    def letter(match: re.Match[str]) -> str:
-        return chr(int(match[1][1:], 16)) if len(match[1]) > 1 else match[1]
+    def unescape(text: str) -> str:
+        return re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", lambda match: match[2] or chr(int(match[1], 16)), text)
 
-    for _ in range(3):
-        before, text = text, html.unescape(urllib.parse.unquote(re.sub(r"\\(u[0-9a-fA-F]{4}|.)", letter, text)))
-        if text == before:
-            break
-        yield text
-        yield text.replace("+", " ")
+    found = {text}
+    for undo in (html.unescape, unescape, urllib.parse.unquote, urllib.parse.unquote_plus) * 2:
+        found |= {undo(one) for one in found}
+    return found
 
 
-def _clean_headers(headers: Any, secrets: Iterable[str]) -> http.client.HTTPMessage:
+def _clean_headers(headers: Any, secrets: Collection[str]) -> http.client.HTTPMessage:
     """Headers for an exception, which may be shown or pickled."""
     clean = http.client.HTTPMessage()
     for name, value in headers.items():
@@ -267,6 +266,9 @@ def _log(level: str, message: str, *values: object) -> None:
             getattr(logging.getLogger(__name__), level)(message, *values)
         except Exception:  # its failure is not the caller's
             pass
+
+
+_SECRET_SEEN = 4096  # characters of a longer secret that are looked for
 
 
 # ---- Token: a value, and how old it is -------------------------------------------------------------------------------
@@ -340,7 +342,8 @@ class Token:
             raise OAuthMalformedResponse("the token response is not a JSON object")
         token_type = mapping.get("token_type") or "Bearer"  # Deviation: required, but some servers leave it out
         if not isinstance(token_type, str) or token_type.lower() != "bearer":
-            shown = _clean(token_type, [str(mapping.get("access_token") or "Bearer")], 80)
+            shown = _clean(token_type, [str(mapping.get("access_token") or "Bearer")])
+            shown = shown if len(shown) < 80 else "..."  # whole or not at all: a part of a secret could not be masked
             raise OAuthMalformedResponse(f"only token_type Bearer is spoken here, not {shown!r}")
         seconds, scope = _seconds(mapping.get("expires_in")), mapping.get("scope")
         if seconds is None and mapping.get("expires_in") is not None:
@@ -1193,7 +1196,7 @@ def _bearer_challenge(headers: http.client.HTTPMessage) -> dict[str, str] | None
     return max(found, key=lambda one: "error" in one, default=None)
 
 
-def _refusal(url: str, code: int, msg: str, headers: Any, fp: Any, tokens: Iterable[str]) -> OAuthBearerError:
+def _refusal(url: str, code: int, msg: str, headers: Any, fp: Any, tokens: Collection[str]) -> OAuthBearerError:
     """The exception for an API's answer that refuses our token (RFC 6750 section 3.1)."""
     challenge = {name: _clean(value, tokens) for name, value in (_bearer_challenge(headers) or {}).items()}
     error = challenge.get("error")
@@ -2076,7 +2079,7 @@ def _prove(
     method: str, client_id: str, secret: str, assertion: str, headers: dict[str, str], fields: dict[str, list[str]]
 ) -> list[str]:
     """Add what proves who the client is (RFC 6749 section 2.3.1); return what must not be seen in any text."""
-    masks = {secret, assertion, *assertion.split(".")}
+    masks = {secret, " ".join(secret.split()), assertion, *assertion.split(".")}
     if method.startswith("client_secret_basic"):
         # Encoded as a form value before base64, a space as %20: servers decode that alike, and + differently.
         pair = f"{urllib.parse.quote(client_id, '')}:{urllib.parse.quote(secret, '')}"
@@ -2132,13 +2135,15 @@ def _judge(url: str, answer: Any, body: bytes, requested_at: float, scope: str |
         try:
             if "scope" not in mapping and scope:  # RFC 6749 section 5.1: left out where it is what was asked for
                 mapping = {**mapping, "scope": scope}
+            if any(mask in str(mapping.get("scope")) for mask in masks):  # it may come to be shown
+                mapping = {**mapping, "scope": None}
             return Token.from_response(mapping, requested_at)
         except OAuthMalformedResponse as error:
             why = _clean(error, masks)
     kind = _verdict(status, said.get("error"), code)
     text = ": ".join(said[name] for name in ("error", "error_description") if name in said)
-    if not text and status >= 400 and b"token" not in body.lower():  # an excerpt must not be the token itself
-        text = _clean(" ".join(_clean(body.decode("utf-8", "replace"), masks, len(body)).split()), limit=200)
+    if not text and status >= 400 and b"token" not in body.lower() and b"\0" not in body:  # no token itself, no UTF-16
+        text = _clean(" ".join(body.decode("utf-8", "replace").split()), masks, 200)
     if 300 <= status < 400:
         why = f"it redirects to {_clean(answer.headers.get('Location'), masks)!r}, which is not followed"
     media = _clean(answer.headers.get("Content-Type", "no content type"), masks)[:80]
@@ -2472,7 +2477,7 @@ def _status(start: str) -> tuple[int, int]:
 def _fields(text: str) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """Names and values of header lines (RFC 9112 section 5), and by name what the transport itself looks at."""
     if "\n " in text or "\n\t" in text:  # RFC 9112 section 5.2: folded lines
-        text = re.sub(r"[ \t]*\n[ \t]+", " ", text)
+        text = re.sub(r"\n[ \t]+", " ", text)
     lines = text.split("\n")
     if len(lines) > _HEAD_LINES + 1 or (len(text) > _LINE_LIMIT and max(map(len, lines)) > _LINE_LIMIT):
         raise _Nonsense(f"more than {_HEAD_LINES} header lines, or one of more than {_LINE_LIMIT} bytes")
@@ -2811,7 +2816,7 @@ def _prepare(request: Any) -> tuple[str, bytes, int | None, Key]:
     headers = {"Host": url.authority}
     for fields in (request.headers, request.unredirected_hdrs):
         for name, value in fields.items():
-            headers[_title(name)] = value
+            headers[_title(name)] = value if isinstance(value, str) else str(value)
     site, target, credentials = url.site, url.target, None
     if proxy == url.authority:
         proxy = None
@@ -2851,7 +2856,7 @@ def _head(method: str, target: str, headers: Mapping[str, Any]) -> bytes:
     lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
     plain = "".join(lines)
     clean = plain.isascii() and "\r" not in plain and "\n" not in plain and "\0" not in plain
-    if not (clean and _word(method) and all(map(_word, headers))):
+    if not (clean and isinstance(method, str) and _word(method) and all(map(_word, headers))):
         _check_head(method, headers.items())
     lines += ("", "")
     return "\r\n".join(lines).encode("iso-8859-1")

@@ -4925,8 +4925,9 @@ class TestHostile:
     @pytest.mark.parametrize("secret, echo", [
         ("pass  word", "pass  word"), ("ab/cd+ef==", "ab\\/cd+ef=="), ("a<b>&'c", "a&lt;b&gt;&amp;&#x27;c"),
         ("p/q:r", "p%2fq%3ar"), ("x" * 10, " " * 4090 + "x" * 10), ("ab cd/", "ab+cd%2F"), ("s3cret", "\\u0073\\u0033cret"),
-        ("s3cret", "&#115;3c%72et"), ("a&b", "a%26amp%3Bb"),
-    ], ids=["spaces", "json", "html", "percent", "cut", "form", "escapes", "two at once", "one in the other"])
+        ("s3cret", "&#115;3c%72et"), ("a&b", "a%26amp%3Bb"), ("a\\b&c", "a\\b&amp;c"), ("100%41&c", "100%41&amp;c"),
+        ("a b+c", "a+b%2Bc"), ("pass word", "pass \n word"),
+    ], ids=["backslash and html", "percent and html", "plus", "line end", "spaces", "json", "html", "percent", "cut", "form", "escapes", "two at once", "one in the other"])
     def test_an_echoed_secret_is_masked_however_it_is_written(self, secret, echo):
         with Server(page("404 Not Found", f"you sent {echo} to us".encode())) as server:
             with pytest.raises(OAuthResponseError) as caught:
@@ -4934,6 +4935,47 @@ class TestHostile:
 
         assert "***" in str(caught.value)
         assert_hidden(caught.value, secret, echo.strip())
+
+    @pytest.mark.parametrize("body", [
+        '{"msg": "s3cret-1"}'.encode("utf-16"), '{"access_token": "s3cret-1"}'.encode("utf-16-le"),
+        json.dumps({"access_token": "AT", "token_type": "s3cret-1" * 20}).encode(),
+        json.dumps({"access_token": "AT", "token_type": "s3cret-1\\"}).encode(),
+    ], ids=["UTF-16", "token in UTF-16", "long token_type", "backslash"])  # fmt: skip
+    @pytest.mark.parametrize("status", ["404 No", "200 OK"])
+    def test_a_secret_is_in_no_message_whatever_the_body(self, status, body):
+        with Server(page(status, body)) as server, pytest.raises(OAuthError) as caught:
+            credentials(server, secret="s3cret" + "-1", auth_method="client_secret_post")()
+
+        assert_hidden(caught.value, "s3cret-1", "s 3 c r e t - 1", "s\0003\000c")
+
+    def test_a_secret_as_scope_is_not_in_the_repr_of_the_token(self):
+        with Server(grant(scope="read s3cret-1")) as server:
+            token = credentials(server, secret="s3cret-1", auth_method="client_secret_post")()
+
+        assert "s3cret-1" not in repr(token)
+
+    def test_folded_lines_cost_no_more_time_than_others(self):
+        head = b"HTTP/1.1 200 OK\r\nX: y\r\n z\r\nX:" + b" " * 60_000 + b"y\r\nContent-Length: 0\r\n\r\n"
+        with Server(head) as server, self.session() as session:
+            begun = time.process_time()
+            for _ in range(20):
+                assert session.get(server.url).status == 200
+            assert time.process_time() - begun < PATIENCE  # with a regular expression that goes back it was 80 s
+
+    @pytest.mark.parametrize("settings, kind", [
+        ({"method": 5}, TypeError), ({"headers": {"Content-Length": 5}}, ValueError),
+        ({"headers": {"X-Number": 5}}, None),
+    ])
+    def test_a_request_with_odd_types_is_refused_or_sent_whole(self, settings, kind):
+        with Server(HELLO) as server, self.session() as session:
+            request = urllib.request.Request(server.url, **settings)
+            if kind is None:
+                session.open(request).close()
+                assert b"X-Number: 5" in server.requests[0]
+            else:
+                with pytest.raises(kind):
+                    session.open(request)
+                assert server.requests == []
 
     def test_a_token_sent_before_a_replay_is_not_in_the_reason_of_the_final_answer(self):
         names = itertools.count(1)
