@@ -2662,6 +2662,8 @@ class _Pool:
         lean = os.access(directory or "", os.R_OK) and any(map(hashed.fullmatch, os.listdir(directory)))
         context = ssl.create_default_context(capath=directory if lean else None)
         context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)  # Python 3.8, 3.9: 1.0 else
+        # Python 3.8, 3.9: set without a name, and a body that somebody cut off would pass for a whole one.
+        context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0x80)
         self._lean, self._context = lean, context
 
     def secure(self, connection: _Connection, host: str) -> bool:

@@ -4993,7 +4993,7 @@ class TestHostile:
             response.json()
         assert_hidden(caught.value, self.TOKEN)
 
-    def test_a_tls_stream_that_is_cut_is_no_whole_body(self, certificates):
+    def test_a_tls_stream_that_is_cut_is_no_whole_body(self, certificates, monkeypatch):
         def cut(sock):
             sock.sendall(b"HTTP/1.1 200 OK\r\n\r\nhalf of i")
             with socket.socket(fileno=os.dup(sock.fileno())) as below:
@@ -5005,7 +5005,8 @@ class TestHostile:
 
         tls = certificates.server("good")
         with Server(cut, tls=tls) as bad, Server(end, tls=tls) as good:
-            with OAuthSession(source=source_of("t")[0], context=certificates.trusting("good")) as session:
+            monkeypatch.setenv("SSL_CERT_FILE", str(certificates.path / "good.pem"))
+            with OAuthSession(source=source_of("t")[0]) as session:
                 with pytest.raises(urllib.error.URLError):
                     session.get(bad.url)
                 assert session.get(good.url).text == "all of it"
