@@ -35,6 +35,7 @@ and 9112 (HTTP).
 from __future__ import annotations  # oauth_session.py needs Python 3.8 or newer
 
 import base64
+import datetime
 import email.utils
 import functools
 import http.client
@@ -225,7 +226,9 @@ ERRORS_BY_CODE: dict[str, type[OAuthResponseError]] = {  # the token endpoint's 
 def _clean(text: object, secrets: Collection[str] = (), limit: int = 500) -> str:
     """A server's text as a person or a log may see it: no control characters, no secret, not too long."""
     longest = min(max(map(len, secrets), default=0), _SECRET_SEEN)
-    result = str(text)[: limit + 16 * longest]  # 16: as much as an escape of one character takes
+    result = str(text)
+    whole = len(result) <= limit + 32 * longest
+    result = result[: limit + 32 * longest]
     for _ in range(2):  # a secret may appear only when control characters are gone
         for secret in secrets:
             result = result.replace(secret, "***")
@@ -233,7 +236,9 @@ def _clean(text: object, secrets: Collection[str] = (), limit: int = 500) -> str
             result = "".join(letter if letter.isprintable() else " " for letter in result)
     if secrets and any(secret[:longest] in one for one in _readings(result) for secret in secrets):
         return "***"
-    return result if len(result) <= limit else result[:limit] + "..."
+    if not whole:  # what stands at the cut may begin a secret, which takes 16 characters for one in some spellings
+        result = result[: max(0, len(result) - 16 * longest)] + " " * limit
+    return result if len(result) <= limit else result[:limit].rstrip() + "..."
 
 
 def _readings(text: str) -> set[str]:
@@ -437,6 +442,10 @@ _SETTINGS = (
     *_CREDENTIALS, *_KEEPING, "base_url", "headers", "timeout", "context", "handlers", "origins", "allow_http",
     "source",
 )  # fmt: skip
+_RIVALS = {  # what an argument makes void, in the class or in the environment
+    "issuer": ("token_url",), "token_url": ("issuer",), "client_secret": ("client_assertion",),
+    "client_assertion": ("client_secret",), "source": (*_CREDENTIALS, *_KEEPING),
+}  # fmt: skip
 _ELSEWHERE = {  # what people try who come from requests, and what to write here
     "verify": "give OAuthSession(context=ssl.create_default_context(cafile=...))",
     "cert": "give OAuthSession(context=...) an ssl.SSLContext with load_cert_chain()",
@@ -577,7 +586,8 @@ class OAuthSession:
         given = {name: value for name, value in locals().items() if value is not _NOT_GIVEN and name in _SETTINGS}
         _refuse(unknown, "OAuthSession")
         setting = self._settle(given)
-        vars(self).update({name: value for name, value in setting.items() if name not in ("client_secret", "headers")})
+        hidden = "client_secret", "client_assertion", "headers"
+        vars(self).update({name: value for name, value in setting.items() if name not in hidden})
         self.headers: dict[str, str] = setting["headers"]
         self.timeout: float | None = setting["timeout"]
         self._origins = _check_origins(setting["base_url"], setting["origins"], self.allow_http)
@@ -604,16 +614,17 @@ class OAuthSession:
         for name in (*_CREDENTIALS, *_KEEPING):
             if given.get("source") is not None and given.get(name) is not None:
                 raise ValueError(f"{name} and source contradict each other: source says how a token is obtained")
-            if given.get(name) is not None and name in _CREDENTIALS:
+            if given.get(name) is not None:
                 setting["source"] = given.get("source")
-        for name, rival in (("issuer", "token_url"), ("client_secret", "client_assertion")):
-            for one, other in ((name, rival), (rival, name)):
-                if given.get(one) is not None and other not in given:
-                    setting[other] = None
+        for name, rivals in _RIVALS.items():
+            if given.get(name) is not None and name != "source":
+                setting.update({rival: None for rival in rivals if rival not in given})
         method = given.get("auth_method")
         for name in ("client_secret", "client_assertion"):
             if method and method not in _PROVED_BY[name] and name not in given:
                 setting[name] = None
+            if given.get(name) is not None and not method and setting["auth_method"] not in _PROVED_BY[name]:
+                setting["auth_method"] = None
         return setting
 
     @classmethod
@@ -635,14 +646,18 @@ class OAuthSession:
             for name in names
             if name not in settings and environ.get(prefix + name.upper())
         }
+        for name, rivals in _RIVALS.items():
+            if settings.get(name) is not None:  # the environment is only asked for what the caller left open
+                found = {other: value for other, value in found.items() if other not in rivals}
         if "resource" in found:
             found["resource"] = found["resource"].split()
+        secret = "CLIENT_SECRET" if "client_secret" in found else ""
         for variable, name in (("CLIENT_SECRET_FILE", "client_secret"), ("ASSERTION_FILE", "client_assertion")):
             path = environ.get(prefix + variable)
-            if path and not {"client_secret", "client_assertion"} & settings.keys():
-                if "client_secret" in found:
-                    raise ValueError(f"{prefix}CLIENT_SECRET and {prefix}{variable} are both set: unset one")
-                found[name] = _file_reader(prefix + variable, path)
+            if path and not {"client_secret", "client_assertion", "source"} & settings.keys():
+                if secret:
+                    raise ValueError(f"{prefix}{secret} and {prefix}{variable} are both set: unset one")
+                found[name], secret = _file_reader(prefix + variable, path), variable
         try:
             return cls(**found, **settings)
         except ValueError as error:
@@ -1010,6 +1025,7 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
         self.open_ahead: Callable[[Origin, float | None], Callable[[], None]] | None = None
 
     def add_parent(self, parent: urllib.request.OpenerDirector) -> None:
+        """Join an opener, with what keeps a token for loopback from its proxy."""
         super().add_parent(parent)
         parent.add_handler(_Direct())
 
@@ -1427,14 +1443,6 @@ class TokenSource:
         if held is not None and not same and held.age() != EXPIRED:
             # Getting here means that another thread has landed a token since it was refused, or found to be missing.
             return held.token, False
-        flight = traffic.flight
-        if flight is not None and self._aloft(flight):
-            if flight.leader == threading.get_ident():
-                return OAuthError(
-                    "this thread is fetching the very token that it asks for: a secret callable, fetch callable or log "
-                    "handler must not use the session that it serves"
-                ), False
-            return flight, False
         forced = traffic.forced
         spare: Token | Exception | None = None  # what serves unless the shared cache has better
         if refused is not None:
@@ -1444,6 +1452,15 @@ class TokenSource:
                 spare = refused
         elif traffic.pause is not None and traffic.pausing():
             spare = traffic.pause[2]
+        flight = traffic.flight
+        if flight is not None and self._aloft(flight):
+            if flight.leader == threading.get_ident():
+                return OAuthError(
+                    "this thread is fetching the very token that it asks for: a secret callable, fetch callable or log "
+                    "handler must not use the session that it serves"
+                ), False
+            if spare is not None or not flight.looks:  # who needs a fetch does not wait for a mere look
+                return flight, False
         if spare is not None and self._shared is None:
             return spare, False
         flight = traffic.flight = _Flight(next(self._numbers), background=False)
@@ -1493,7 +1510,10 @@ class TokenSource:
         flight.since = _now()  # the shared cache may have taken its time
         if flight.forced:
             traffic.forced = flight
-        token = self._fetch()
+        try:
+            token = self._fetch()
+        except urllib.error.HTTPError as error:  # of a callable's own request: it would be taken for the API's answer
+            raise OAuthError(f"what the token depends on got an HTTP status: {error.code}") from error
         if not isinstance(token, Token):
             raise TypeError(f"fetch must return a Token, not {type(token).__name__}")
         held = self._hold(flight, token, flight.since)
@@ -1573,9 +1593,10 @@ class FileCache:
     """
 
     def __init__(self, directory: str | bytes | os.PathLike[Any]) -> None:
-        self.directory = os.path.expanduser(os.fsdecode(directory))
-        if not self.directory:
+        named = os.path.expanduser(os.fsdecode(directory))
+        if not named:
             raise ValueError("cache must name a directory, and not be empty")
+        self.directory = named if named[0] == "~" else os.path.abspath(named)
 
     def get(self, key: str) -> bytes | None:
         """Return what was set, or None where nothing is, or nothing that can be read."""
@@ -1620,6 +1641,8 @@ class FileCache:
 class _FileLock:
     """A lock between threads and processes: of a file that stays, since removing it would let two in."""
 
+    held: set[_FileLock] = set()  # noqa: RUF012  # of this process
+
     def __init__(self, path: str) -> None:
         self._path, self._number = path, -1
 
@@ -1634,13 +1657,29 @@ class _FileLock:
         except OSError:  # a file system without locks does without
             pass
         self._number = number
+        self.held.add(self)
         return True
 
     def release(self) -> None:
-        try:  # Trap: closing alone would not do, since a forked child inherits the lock
-            _lock_file(self._number, False)
-        finally:
-            os.close(self._number)
+        number, self._number = self._number, -1
+        self.held.discard(self)
+        if number >= 0:
+            try:  # Trap: closing alone would not do, since a forked child inherits the lock
+                _lock_file(number, False)
+            finally:
+                os.close(number)
+
+    @classmethod
+    def disown(cls) -> None:
+        """In a forked child: close what is the parent's, or the lock would outlive it."""
+        while cls.held:
+            lock = cls.held.pop()
+            os.close(lock._number)
+            lock._number = -1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_FileLock.disown)
 
 
 def _lock_file(number: int, on: bool) -> None:
@@ -1658,7 +1697,16 @@ def _lock_file(number: int, on: bool) -> None:
 
 
 def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o600)
+    """Open a file, and nothing else: a pipe, say, could make us wait for ever."""
+    import stat
+
+    for name in ("O_NOFOLLOW", "O_BINARY", "O_NONBLOCK"):
+        flags |= getattr(os, name, 0)
+    number = os.open(path, flags, 0o600)
+    if stat.S_ISREG(os.fstat(number).st_mode):
+        return number
+    os.close(number)
+    raise PermissionError(f"{path} is not a file: remove it")
 
 
 def _check_owner(path: str, status: os.stat_result) -> None:
@@ -1736,7 +1784,8 @@ class _Shared:
         try:
             if obtained is None or obtained > wall + _AHEAD_LIMIT or (life is not None and _seconds(life) is None):
                 raise ValueError
-            return Token.from_response(entry, obtained), (obtained, steady - (wall - obtained))
+            start = min(obtained, wall)  # a clock that is ahead must not prolong a life
+            return Token.from_response(entry, start), (obtained, steady - (wall - start))
         except (ValueError, OAuthMalformedResponse):
             if not self.odd:
                 self.odd = True
@@ -1745,7 +1794,7 @@ class _Shared:
 
     def leave(self, flight: _Flight, held: _Held | None) -> None:
         """Write the token if it was fetched, as the response that would make it; and let the next one in."""
-        if held is not None and held.borrowed is None:
+        if held is not None and held.borrowed is None and isinstance(held.token.scope, (str, type(None))):
             token, raw = held.token, held.token.raw or {}
             entry = {name: getattr(token, name) for name in ("access_token", "token_type", "scope")}
             entry["expires_in"] = None if token.expires_at is None else held.life
@@ -1772,6 +1821,7 @@ _PROVED_BY = {  # client authentication methods (OpenID Connect Core section 9, 
     "": ("tls_client_auth", "none"),
 }
 _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"  # RFC 7523 section 2.2
+_SECRET_FIELDS = ("password", "assertion", "refresh_token", "subject_token", "actor_token", "code")  # of token_params
 _ASSERTION_LIFE = 120  # seconds; a request takes less, and clocks differ
 _DISCOVERY_EVERY = 60.0  # seconds; an issuer is not asked again sooner, whatever its token endpoint does
 _CLOCK_SKEW = 60.0  # seconds; from here on a difference of clocks is worth a word
@@ -1838,6 +1888,7 @@ class ClientCredentials:
         self._allow_http = allow_http
         self._metadata: dict[str, Any] = {}  # of the issuer
         self._discovered = 0.0, 0.0
+        self._moved = False  # whether the token endpoint may be another by now
         self._works: str | None = None  # the method that the server was seen to accept, of the two that are tried
         self._opener = urllib.request.OpenerDirector()
         self._opener.addheaders = []
@@ -1850,6 +1901,9 @@ class ClientCredentials:
     def __repr__(self) -> str:
         where = f"token_url={self.token_url!r}" if self.issuer is None else f"issuer={self.issuer!r}"
         return f"ClientCredentials(client_id={self.client_id!r}, scope={self.scope!r}, {where})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("what holds a secret is not pickled: make it anew from its settings")
 
     @property
     def cache_key(self) -> str:
@@ -1866,19 +1920,19 @@ class ClientCredentials:
     def __call__(self) -> Token:
         """Fetch one token, in up to three tries within `timeout`."""
         deadline = time.monotonic() + self.timeout
-        secret, rotated = self._current_secret(), False
+        secret = self._current_secret()
         for attempt in range(1, _TRIES + 1):
             try:
-                return self._try(secret, deadline)
+                try:
+                    return self._try(secret, deadline)
+                except OAuthInvalidClient:
+                    rotated = self._current_secret()
+                    if rotated == secret:
+                        raise
+                    return self._try(rotated, deadline)
             except (OAuthTransportError, OAuthResponseError) as error:
-                if isinstance(error, OAuthInvalidClient) and callable(self._secret) and not rotated:
-                    before, secret, rotated = secret, self._current_secret(), True
-                    if self._proof == "client_secret" and secret != before:
-                        continue
-                if (isinstance(error, OAuthTransportError) or error.status == 404) and (
-                    _since(self._discovered) > _DISCOVERY_EVERY
-                ):
-                    self._metadata = {}  # the token endpoint may have moved
+                if isinstance(error, OAuthTransportError) or error.status == 404:
+                    self._moved = True
                 wait = error.retry_after if isinstance(error, OAuthResponseError) else None
                 if wait is None:
                     wait = random.uniform(0, _BACK_OFF * 2 ** (attempt - 1))
@@ -1890,19 +1944,23 @@ class ClientCredentials:
 
     def _current_secret(self) -> Any:
         """The secret for this fetch; or what makes an assertion, which each request has of its own."""
-        secret = self._secret
-        if callable(secret) and self._proof == "client_secret":
-            secret = secret()
+        return self._ask(self._secret) if self._proof == "client_secret" else self._secret
+
+    def _ask(self, secret: Any) -> Any:
+        if not callable(secret):
+            return secret
+        secret = secret()
+        try:
             _check_secret(self._proof, secret)
+        except (TypeError, ValueError) as error:  # no fault of the arguments: a file may be half written
+            raise OAuthError(f"what the callable returned cannot be used: {error}") from None
         return secret
 
     def _try(self, secret: Any, deadline: float) -> Token:
         """One token request; where the method is open, a second one if the server refuses the client."""
-        if self.issuer is not None and not self._metadata:
-            self._discover(deadline)
-        methods = "client_secret_basic", "client_secret_post", "client_secret_jwt"
-        listed = self._listed("token_endpoint_auth_methods_supported", *methods)
-        method = self.auth_method or self._works or listed
+        if self.issuer is not None and (not self._metadata or self._moved):
+            self._rediscover(deadline)
+        method = self.auth_method or self._works or self._listed_method()
         if method is not None:
             return self._request(method, secret, deadline)
         try:
@@ -1922,8 +1980,27 @@ class ClientCredentials:
             refused.args = (f"{refused} (client_secret_post was tried too, and refused as well)",)
             raise refused from None
         self._works = "client_secret_post"
-        _log("info", "%s refuses HTTP Basic and accepts client_secret_post: name it as auth_method", self.token_url)
+        where = self.token_url or self.issuer
+        _log("info", "%s refuses HTTP Basic and accepts client_secret_post: name it as auth_method", where)
         return token
+
+    def _listed_method(self) -> str | None:
+        """The method for a secret that the issuer lists; None to try Basic and body, which it may have for others."""
+        listed = self._metadata.get("token_endpoint_auth_methods_supported")
+        usable = [one for one in _PROVED_BY["client_secret"] if isinstance(listed, list) and one in listed]
+        return None if usable[:2] == ["client_secret_basic", "client_secret_post"] else next(iter(usable), None)
+
+    def _rediscover(self, deadline: float) -> None:
+        """Read the metadata where there are none, or they may be out of date; old ones are better than none."""
+        if not self._metadata:
+            self._discover(deadline)
+        elif _since(self._discovered) > _DISCOVERY_EVERY:
+            try:
+                self._discover(deadline)
+            except (OAuthTransportError, OAuthResponseError) as error:
+                self._discovered = _now()
+                _log("warning", "the issuer's metadata are still the old ones: %s", error)
+        self._moved = False
 
     def _discover(self, deadline: float) -> None:
         """Read the issuer's metadata (RFC 8414 section 3, OpenID Connect Discovery section 4)."""
@@ -1934,22 +2011,29 @@ class ClientCredentials:
             f"{scheme}://{host}/.well-known/oauth-authorization-server{slash}{path}",
             f"{scheme}://{rest}/.well-known/openid-configuration",
         )
+        refused: OAuthError | None = None
         for url in urls:
-            answer, body = self._send(url, None, {}, deadline, ())
-            metadata, why = _parse_json(body)
-            if answer.status in _TRANSIENT or answer.status >= 500:
-                raise OAuthTransportError(f"{url} answered {answer.status}; is issuer right?")
-            if answer.status == 200 and not why:
-                break
-        else:
-            raise OAuthMalformedResponse(
-                f"{urls[0]} and {urls[1]} have no metadata of the issuer: the latter answered {answer.status}"
-                f"{'' if answer.status != 200 else ', but ' + why}; is issuer right?",
-                status=answer.status,
-            )
-        if metadata.get("issuer") != issuer:
-            named = _clean(metadata.get("issuer"))
-            raise OAuthMalformedResponse(f"{url} is of issuer {named!r}, not {issuer!r}: name that, if you trust it")
+            try:
+                self._metadata = self._read_metadata(url, deadline)
+                self._discovered = _now()
+                return
+            except (OAuthTransportError, OAuthResponseError) as error:
+                if error.status is None and isinstance(error, OAuthTransportError) and refused is None:
+                    raise  # there is nobody to ask
+                refused = refused or error
+        refused.args = (f"{refused} ({urls[1]} was asked too, and does not serve either)",)  # type: ignore[union-attr]
+        raise refused  # type: ignore[misc]
+
+    def _read_metadata(self, url: str, deadline: float) -> dict[str, Any]:
+        answer, body = self._send(url, None, {}, deadline, ())
+        status, (metadata, why) = answer.status, _parse_json(body)
+        if status != 200 or why:
+            kind = OAuthTransportError if status in _TRANSIENT or status >= 500 else OAuthMalformedResponse
+            what = f"{status}, but {why}" if status == 200 else status
+            raise kind(f"{url} answered {what}; is issuer right?", status=status)
+        if metadata.get("issuer") != self.issuer:
+            named = f"{_clean(metadata.get('issuer'))!r}, not {self.issuer!r}"
+            raise OAuthMalformedResponse(f"{url} is of issuer {named}: name that, if you trust it")
         aliases = metadata.get("mtls_endpoint_aliases")  # RFC 8705 section 5
         alias = aliases.get("token_endpoint") if isinstance(aliases, dict) else None
         endpoint = alias if alias and self.auth_method == "tls_client_auth" else metadata.get("token_endpoint")
@@ -1957,12 +2041,7 @@ class ClientCredentials:
             metadata["token_endpoint"] = _check_url("token_endpoint", endpoint, self._allow_http)
         except (TypeError, ValueError) as error:
             raise OAuthMalformedResponse(f"{url}: {error}") from None
-        self._metadata, self._discovered = metadata, _now()
-
-    def _listed(self, name: str, *wanted: str) -> str | None:
-        """The first one wanted that the issuer lists under this name; None where it says nothing."""
-        listed = self._metadata.get(name)
-        return next((one for one in wanted if one in listed), None) if isinstance(listed, list) else None
+        return metadata
 
     def _request(self, method: str, secret: Any, deadline: float) -> Token:
         """Send one token request (RFC 6749 section 4.4.2) and judge the answer."""
@@ -1970,13 +2049,12 @@ class ClientCredentials:
         fields, assertion = dict(self._fields), ""
         headers: dict[str, str] = {}
         if method == "client_secret_jwt":
-            algorithms = "HS256", "HS384", "HS512"
-            algorithm = self._listed("token_endpoint_auth_signing_alg_values_supported", *algorithms) or "HS256"
+            listed = self._metadata.get("token_endpoint_auth_signing_alg_values_supported")
+            algorithms = [one for one in ("HS256", "HS384", "HS512") if isinstance(listed, list) and one in listed]
+            algorithm = algorithms[0] if algorithms else "HS256"
             assertion = _sign(self.client_id, secret, self._audience or self.issuer or url, algorithm)
         elif method == "private_key_jwt":
-            assertion = secret() if callable(secret) else secret or ""
-            _check_secret(self._proof, assertion)
-            secret = None
+            assertion, secret = self._ask(secret), None
         masks = _prove(method, self.client_id, secret or "", assertion, headers, fields)
         requested_at = time.time()
         answer, body = self._send(url, fields, headers, deadline, masks)
@@ -2080,6 +2158,7 @@ def _prove(
 ) -> list[str]:
     """Add what proves who the client is (RFC 6749 section 2.3.1); return what must not be seen in any text."""
     masks = {secret, " ".join(secret.split()), assertion, *assertion.split(".")}
+    masks.update(value for name, values in fields.items() if name in _SECRET_FIELDS for value in values)
     if method.startswith("client_secret_basic"):
         # Encoded as a form value before base64, a space as %20: servers decode that alike, and + differently.
         pair = f"{urllib.parse.quote(client_id, '')}:{urllib.parse.quote(secret, '')}"
@@ -2114,11 +2193,20 @@ def _hints(
         except (LookupError, ValueError, TypeError):
             pass  # not a JWT that we could read
     try:
-        skew = email.utils.parsedate_to_datetime(error.headers["Date"] if error.headers else "").timestamp() - sent
-    except (LookupError, TypeError, ValueError, OverflowError, OSError):
+        skew = _date(error.headers["Date"] if error.headers else "") - sent
+    except ValueError:
         skew = 0.0
     if abs(skew) > _CLOCK_SKEW:
         yield f"the clock here is {abs(skew):.0f} s {'behind' if skew > 0 else 'ahead of'} the server's"
+
+
+def _date(text: Any) -> float:
+    """Seconds since the epoch of an HTTP date (RFC 9110 section 5.6.7), of which one form has no zone; ValueError."""
+    try:
+        date = email.utils.parsedate_to_datetime(text)
+        return (date.replace(tzinfo=datetime.timezone.utc) if date.tzinfo is None else date).timestamp()
+    except (LookupError, TypeError, ValueError, OverflowError, OSError, AttributeError):
+        raise ValueError("no HTTP date") from None
 
 
 def _judge(url: str, answer: Any, body: bytes, requested_at: float, scope: str | None, masks: list[str]) -> Token:
@@ -2200,9 +2288,8 @@ def _retry_after(headers: http.client.HTTPMessage) -> float | None:
         if text.isascii() and text.isdigit():
             return min(float(text[:9]), _RETRY_AFTER_LIMIT)
         # By the server's own clock, if it shows it: ours may differ by more than the wait.
-        until, shown = (email.utils.parsedate_to_datetime(text or "") for text in (text, headers.get("Date", text)))
-        wait = until.timestamp() - (shown.timestamp() if "Date" in headers else time.time())
-    except (TypeError, ValueError, IndexError, OverflowError, AttributeError, OSError):
+        wait = _date(text) - (_date(headers["Date"]) if "Date" in headers else time.time())
+    except ValueError:
         return None
     return min(max(wait, 0.0), _RETRY_AFTER_LIMIT)
 
@@ -2459,7 +2546,7 @@ class _Connection:
                     raise _Nonsense("the answer does not begin as HTTP/1.1 does")  # unquoted: it may echo a secret
                 if "\r" in text or "\0" in text:
                     raise _Nonsense("a header line has a bare CR, or NUL")
-                fields, framing = _fields(rest)
+                fields, framing = _header_fields(rest)
                 if status >= 200:
                     return minor, status, line[13:], fields, framing
             raise _Nonsense(f"more than {_INTERIM_MOST} interim answers")
@@ -2474,7 +2561,7 @@ def _status(start: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 101)
 
 
-def _fields(text: str) -> tuple[list[tuple[str, str]], dict[str, str]]:
+def _header_fields(text: str) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """Names and values of header lines (RFC 9112 section 5), and by name what the transport itself looks at."""
     if "\n " in text or "\n\t" in text:  # RFC 9112 section 5.2: folded lines
         text = re.sub(r"\n[ \t]+", " ", text)
@@ -2552,7 +2639,7 @@ class _Body:
                         return b""
                     if b"\0" in line or b"\r" in line[:-2]:
                         raise _Nonsense("a trailer line has a bare CR, or NUL")
-                    _fields(line.decode("iso-8859-1"))
+                    _header_fields(line.decode("iso-8859-1"))
                 raise _Nonsense(f"more than {_HEAD_LINES} trailer lines")
         data = connection.some(size if self._left is None else min(size, self._left))
         if self._left is not None:
@@ -2691,7 +2778,7 @@ class _Pool:
 
     def open_ahead(self, site: Origin, timeout: float | None) -> Callable[[], None]:
         """Open a connection in a thread of its own, while a token is fetched; return what drops it again."""
-        key: Key = os.getpid(), site, None, None
+        key: Key = (os.getpid(), site, None, None)  # floor: Python 3.7 cannot read it without ()
         wanted = [True]
 
         def connect() -> None:
@@ -2915,7 +3002,7 @@ class _Direct(urllib.request.BaseHandler):
         secret = "deadline" in vars(request) or any(one.sent for one in _exchanges(request).values())
         if secret and _is_loopback(_origin(request.full_url)[1]):
             for handler in handlers:
-                if not isinstance(handler, (_Direct, urllib.request.ProxyHandler)):
+                if isinstance(handler, urllib.request.HTTPHandler):  # and no _Direct of another copy of this file
                     return handler.http_open(request)
         return None
 
@@ -3201,7 +3288,7 @@ class _Check:
 
     def __init__(self, session: OAuthSession) -> None:
         self.session, self.credentials, self.pool = session, session._credentials, session._pool
-        self.by = time.monotonic() + self.credentials.timeout
+        self.by = 0.0  # monotonic time at which a step must have ended
 
     def run(self, options: Any) -> int:
         for name, value in _settings_found(options):
@@ -3222,14 +3309,21 @@ class _Check:
             if _origin(url) != credentials.origin and not self.reach(url):
                 return False
         right = self.step("clock", self.clock, url)
-        methods = _PROVED_BY["client_secret"][:3] if credentials.auth_method is None else (credentials.auth_method,)
-        return [self.step(f"token by {method}", self.fetch, method) for method in methods].count(True) > 0 and right
+        named = credentials.auth_method or credentials._listed_method()
+        if named is not None:
+            return self.step(f"token by {named}", self.fetch, named) and right
+        basic, post, raw = _PROVED_BY["client_secret"][:3]
+        works = [method for method in (basic, post, raw) if self.step(f"token by {method}", self.fetch, method)]
+        if works == [raw]:  # the others are found without being named
+            print(f"NO    auth_method: give {raw!r}")
+        return right and works not in ([], [raw])
 
     def step(self, name: str, action: Callable[..., str], *arguments: Any) -> bool:
+        self.by = time.monotonic() + self.credentials.timeout
         try:
             print(f"ok    {name}: {action(*arguments)}", flush=True)
             return True
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, LookupError) as error:
             print(f"NO    {name}: {' '.join(str(error).split())}", flush=True)
             return False
 
@@ -3252,7 +3346,7 @@ class _Check:
         return f"port {port} is open"
 
     def secure(self, url: str) -> str:
-        key: Key = os.getpid(), _origin(url), None, None
+        key: Key = (os.getpid(), _origin(url), None, None)
         self.pool.give(key, self.pool._connect(key, self.by))
         return "the certificate is for this host, and trusted"
 
@@ -3262,7 +3356,7 @@ class _Check:
 
     def clock(self, url: str) -> str:
         date = self.credentials._send(url, None, {}, self.by, ())[0].headers["Date"]
-        skew = email.utils.parsedate_to_datetime(date).timestamp() - time.time() if date else 0.0
+        skew = _date(date) - time.time() if date else 0.0
         if abs(skew) > _CLOCK_SKEW:
             raise ValueError(f"it is {abs(skew):.0f} s {'behind' if skew > 0 else 'ahead of'} the server's: set it")
         return "as the server's, within a minute" if date else "the server does not tell the time"
@@ -3278,7 +3372,9 @@ class _Check:
 
 def _settings_found(options: Any) -> Iterator[tuple[str, str]]:
     """The settings of the command line and the environment, and where each was found; of a secret, only where."""
-    for name in (*_CREDENTIALS, "client_secret_file", "assertion_file", "base_url"):
+    unread = "client_assertion", "assertion_audience", "token_params"
+    names = [name for name in _CREDENTIALS if name not in unread]
+    for name in (*names, "client_secret_file", "assertion_file", "base_url", "cache"):
         flag, variable = getattr(options, name, None), "OAUTH_" + name.upper()
         value, where = (os.environ.get(variable), variable) if flag is None else (flag, "--" + name.replace("_", "-"))
         if value:

@@ -3809,7 +3809,7 @@ class TestAssertionsAndDiscovery:
     @pytest.mark.parametrize("wrong", ["", "a.b.c\n", "a b", "ä", 5, None, b"a.b.c", "https://x"], ids=repr)
     def test_what_is_no_assertion_is_refused_before_anything_is_sent(self, wrong):
         with Server(grant()) as server:
-            with pytest.raises((TypeError, ValueError), match="client_assertion"):
+            with pytest.raises(OAuthError, match="client_assertion"):
                 ClientCredentials("c", None, None, server.url, client_assertion=lambda: wrong)()
             if wrong is not None:
                 with pytest.raises((TypeError, ValueError), match="client_assertion"):
@@ -3874,6 +3874,7 @@ class TestAssertionsAndDiscovery:
 
     @pytest.mark.parametrize("answer, kind, words", [
         (lambda server: page("404 No"), MALFORMED, "/.well-known/openid-configuration"),
+        (lambda server: page("404 No"), MALFORMED, "/.well-known/oauth-authorization-server answered 404"),
         (lambda server: page("200 OK", b"[]"), MALFORMED, "not a JSON object"),
         (lambda server: metadata_of(server, issuer=server.url + "/"), MALFORMED, "is of issuer"),
         (lambda server: metadata_of(server, issuer=None), MALFORMED, "is of issuer 'None'"),
@@ -3916,9 +3917,101 @@ class TestAssertionsAndDiscovery:
 
         assert len(server.asked) == 1 + again
 
+    def test_metadata_that_worked_stay_in_use_while_new_ones_cannot_be_had(self, clock):
+        answers = iter([None, page("503 No"), page("503 No"), page("404 No"), page("200 OK", b"[]")])
+        with Issuer(lambda server, _: next(answers) or metadata_of(server), grant(), page("404 No"), grant()) as server:
+            fetch = ClientCredentials("c", "s", issuer=server.url, auth_method="client_secret_basic")
+            fetch()
+            clock.move(61)
+            with pytest.raises(OAuthResponseError):
+                fetch()
+            fetch()
+            fetch()
+
+        assert (len(server.asked), len(server.token_requests)) == (3, 4)
+
+    def test_a_first_document_that_fails_does_not_hide_the_second(self):
+        for wrong in (page("503 No"), page("500 No"), page("200 OK", b'{"message": "not here"}')):
+            with Issuer(lambda server, path: metadata_of(server) if "openid" in path else wrong) as server:
+                assert ClientCredentials("c", "s", issuer=server.url)().access_token == "t-1"
+
+    def test_where_the_issuer_lists_both_basic_and_body_both_are_tried(self):
+        field = {"token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"]}
+        refusal = error_page("401 No", "invalid_client")
+        with Issuer(lambda server, _: metadata_of(server, **field), refusal, grant()) as server:
+            ClientCredentials("c", "s", issuer=server.url)()
+
+        assert ["authorization" in parsed(request)[1] for request in server.token_requests] == [True, False]
+
+    def test_rotation_at_the_last_try_is_no_foreign_error(self):
+        secrets = (f"s{number}" for number in itertools.count())
+        answers = [page("503 No"), page("503 No"), error_page("401 No", "invalid_client")]
+        with Server(*answers) as server, pytest.raises(oauth_session.OAuthInvalidClient):
+            ClientCredentials("c", lambda: next(secrets), None, server.url, auth_method="client_secret_post")()
+
+    def test_an_http_error_of_a_callable_is_not_the_answer_of_the_api(self):
+        def broken():
+            raise urllib.error.HTTPError("https://elsewhere.example/", 200, "OK", http.client.HTTPMessage(), io.BytesIO())
+
+        with Server(HELLO) as api:
+            for session in (
+                OAuthSession("c", None, None, api.url, client_assertion=broken), OAuthSession(source=TokenSource(broken)),
+            ):  # fmt: skip
+                with pytest.raises(OAuthError, match="what the token depends on got an HTTP status: 200"):
+                    session.get(api.url)
+
+        assert api.requests == []
+
+    def test_secrets_among_the_token_params_are_masked_too(self):
+        with Server(error_page("400 No", "invalid_grant", error_description="got hunter2-hunter2")) as server:
+            error = refused(server, token_params={"grant_type": "password", "password": "hunter2-hunter2"})
+
+        assert "got ***" in str(error)
+
+    def test_a_secret_that_is_echoed_many_times_shows_no_part_of_itself(self):
+        secret = "".join(chr(97 + at * 7 % 26) + str(at) for at in range(40))
+        with Server(error_page("400 No", "invalid_request", error_description="x" + secret * 200)) as server:
+            with pytest.raises(OAuthResponseError) as caught:
+                ClientCredentials("c", secret, None, server.url, auth_method="client_secret_post")()
+
+        assert_hidden(caught.value, *(secret[at:at + 8] for at in range(len(secret) - 8)))
+
+    def test_credentials_are_not_pickled(self):
+        fetch = ClientCredentials("c", "s", None, "https://t.example/t")
+
+        for one in (fetch, TokenSource(fetch), OAuthSession("c", "s", None, "https://t.example/t")):
+            with pytest.raises(TypeError):
+                pickle.dumps(one)
+        assert "a.b.c" not in repr(vars(OAuthSession("c", None, None, "https://t.example/t", client_assertion="a.b.c")))
+
+    @pytest.mark.parametrize("date, skewed", [("Thu Jan  1 00:00:00 1998", True), ("Thu, 01 Jan 99999999999 00:00:00 GMT", False)])
+    def test_dates_without_a_zone_or_sense(self, date, skewed):
+        with Server(page("400 No", b"", f"Date: {date}")) as server, pytest.raises(OAuthResponseError) as caught:
+            credentials(server)()
+
+        assert ("clock" in str(caught.value)) == skewed
+
+    def test_a_method_of_the_class_that_does_not_fit_gives_way(self):
+        class Company(OAuthSession):
+            client_id, auth_method, token_url = "c", "client_secret_post", "https://t.example/t"
+
+        assert Company(client_assertion="a.b.c")._credentials.auth_method == "private_key_jwt"
+        assert Company(client_secret="s")._credentials.auth_method == "client_secret_post"
+
+    @pytest.mark.parametrize("settings, environ", [
+        ({"issuer": "https://i.example"}, {}), ({"client_assertion": "a.b.c"}, {}),
+        ({"source": TokenSource(lambda: Token("t"))}, {"OAUTH_CACHE": "x"}),
+    ])
+    def test_what_is_given_goes_before_its_rivals_in_the_environment(self, settings, environ):
+        known = {"OAUTH_CLIENT_ID": "c", "OAUTH_CLIENT_SECRET": "s", "OAUTH_TOKEN_URL": "https://t.example/t"}
+
+        session = OAuthSession.from_env(environ={**known, **environ}, **settings)
+
+        assert session.issuer == settings.get("issuer")
+
     @pytest.mark.parametrize("listed, seen", [
         (["client_secret_post"], "post"), (["private_key_jwt", "client_secret_jwt"], "jwt"),
-        (["client_secret_post", "client_secret_basic"], "basic"), (None, "basic"), (["none"], "basic"), ("x", "basic"),
+        (["client_secret_basic", "client_secret_jwt"], "basic"), (None, "basic"), (["none"], "basic"), ("x", "basic"),
     ])
     def test_method_is_one_that_the_issuer_lists(self, listed, seen):
         field = {"token_endpoint_auth_methods_supported": listed}
