@@ -2326,6 +2326,15 @@ _SAFE = "".join(map(chr, range(0x21, 0x7F)))  # what stays as it is when a URL i
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))  # RFC 9110 section 9.2.2
 
 
+class _NoAnswer(urllib.error.URLError):
+    """A failure of the transport. Its text says where, which that of URLError does not."""
+
+    place = ""
+
+    def __str__(self) -> str:
+        return f"{self.place} gave no answer: {self.reason}"
+
+
 class _Nonsense(urllib.error.URLError):
     """What came is not HTTP/1.1, or beyond the bounds."""
 
@@ -2867,7 +2876,9 @@ class _Pool:
                 if isinstance(error, urllib.error.URLError) or not isinstance(error, OSError):
                     raise
                 if not again or isinstance(error, socket.timeout):
-                    raise urllib.error.URLError(error) from error
+                    failure = _NoAnswer(error)
+                    failure.place = _place(request.full_url)
+                    raise failure from error
                 connection, again, begun = None, False, time.monotonic()
 
     def _connect(self, key: Key, deadline: float | None) -> _Connection:
@@ -3436,10 +3447,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, TypeError, OSError) as error:
-        what: object = error
-        if type(error) is urllib.error.URLError:
-            what = f"{options.url} gave no answer: {error.reason}"
-        print(f"oauth_session: {' '.join(str(what).split())}", file=sys.stderr)
+        print(f"oauth_session: {' '.join(str(error).split())}", file=sys.stderr)
         return 1 if isinstance(error, OSError) else 2
 
 

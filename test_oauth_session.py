@@ -2669,6 +2669,85 @@ class TestSharedCache:
         script = Script(clock, *(steps or (3600,)))
         return [TokenSource(script, cache=cache, cache_key="k") for _ in range(count)], script
 
+    # -- what was found by attacking it
+
+    def test_a_caller_who_needs_a_fetch_does_not_wait_for_a_mere_look(self, clock):
+        looking, go = threading.Event(), threading.Event()
+
+        def slow():
+            looking.set()
+            assert go.wait(PATIENCE)
+
+        cache = Memory()
+        (source,), script = self.sources(clock, cache, 1, 3600, 3600, 3600)
+        forced = source.reject(source.token())
+        assert (script.calls, forced.access_token) == (2, "token-2")
+        clock.move(3595)  # it has expired, and a rejecter may not fetch within the minute ... of a clock that stands
+        source._traffic().forced.since = oauth_session._now()
+        source._traffic().forced.token = None
+        cache.trouble["get"] = slow
+        rejecter = threading.Thread(target=source.reject, args=(forced,), daemon=True)
+        rejecter.start()
+        assert looking.wait(PATIENCE)
+        cache.trouble.clear()
+
+        token = source.token()
+
+        assert token.access_token == "token-3"
+        go.set()
+        rejecter.join(PATIENCE)
+        assert not rejecter.is_alive()
+        assert source.token() is token
+
+    def test_a_life_is_not_longer_because_a_clock_is_ahead(self, clock):
+        (source,), script = self.sources(clock, Memory(entry(clock, ago=-290.0, life=60)), 1)
+        source.token()
+        clock.move(58)
+
+        source.token()
+
+        assert script.calls == 1
+
+    @needs_modes
+    @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "directory"])
+    def test_what_is_no_file_in_its_place_is_a_miss(self, clock, tmp_path, make):
+        (source,), script = self.sources(clock, str(tmp_path), 1)
+        os.chmod(str(tmp_path), 0o700)
+        make(str(tmp_path / source._shared.key))
+        before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+        for _ in range(5):
+            source.clear()
+            source._shared.failed = None
+            source.token()
+
+        assert script.calls == 5
+        if before:
+            assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+    def test_a_forked_child_does_not_keep_the_lock_of_its_parent(self, tmp_path):
+        os.chmod(str(tmp_path), 0o700)
+        lock = FileCache(tmp_path).lock("k.lock")
+        assert lock.acquire()
+        (reading, writing), (ready, started) = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(started, b"x")
+            os.read(reading, 1)  # lives on until it is told to end
+            os._exit(0)
+        try:
+            os.read(ready, 1)
+            os.close(lock._number)  # as the system does when the parent dies
+            oauth_session._FileLock.held.clear()
+            assert FileCache(tmp_path).lock("k.lock").acquire()
+        finally:
+            os.write(writing, b"x")
+            os.waitpid(child, 0)
+            for number in (reading, writing, ready, started):
+                os.close(number)
+            oauth_session._FileLock.disown()
+
     # -- what is shared
 
     @pytest.mark.parametrize("make", [
@@ -4791,7 +4870,7 @@ class TestCertificates:
                         session.get(server.url.replace("http", "https"))
                     except OSError as error:
                         print(type(error).__name__)
-        """) == (0, b"200\nmade\nURLError\n", b"")
+        """) == (0, b"200\nmade\n_NoAnswer\n", b"")
 
 
 class Watched(Server):
