@@ -27,7 +27,7 @@ PRINT_TYPE = "print(session.source.token().token_type)"
 
 # What other checks run: {block: (file, what it says about it)}; blocks are numbered from 0 in their section.
 ELSEWHERE = {
-    ("oauth_session", 2): ("../run", "the test command of the README"),
+    ("oauth_session", 3): ("../run", "the test command of the README"),
     ("The arguments", 0): ("test_readme.py", "def test_signature_is_the_one_shown"),
     ("AWS Lambda with DynamoDB", 0): ("test_cache.py", "AWS Lambda with DynamoDB"),
     ("AWS Lambda with DynamoDB", 2): ("test_cache.py", "AWS Lambda with DynamoDB"),
@@ -36,8 +36,9 @@ RECIPES = "Without a client secret"  # the sections of this chapter are named in
 
 # What a block lacks to be a program that shows something: {block: (before it, behind it, what is printed)}.
 FRAME = {
-    ("oauth_session", 0): ("", "print(user['path'])", "/me"),
-    ("oauth_session", 1): ("", "", None),
+    ("oauth_session", 0): ("mkdir project\n", "rm -r project", None),
+    ("oauth_session", 1): ("", "print(user['path'])", "/me"),
+    ("oauth_session", 2): ("", "", None),
     ("The arguments", 1): ("", "print(session)", None),
     ("One token for many processes", 0): ("", PRINT_TYPE, "Bearer"),
     ("AWS Lambda with DynamoDB", 1): (
@@ -52,7 +53,20 @@ FRAME = {
         "from oauth_session import OAuthSession\nfrom django.conf import settings\nsettings.configure()\n",
         PRINT_TYPE, "Bearer",
     ),
-    ("Calling an API", 0): ("", "print(opener.open('https://api.example.com/me', timeout=9).status)", "200"),
+    ("AWS Lambda", 0): ("", "print(handler({}, None)['path'])", "/me"),
+    ("A script that cron starts", 0): ("", "", None),
+    ("Code that calls urlopen already", 0): ("", "", None),
+    ("Threads, and asyncio", 0): ("", "", None),
+    ("Another HTTP library", 0): (
+        "",
+        "connection = http.client.HTTPConnection('https://api.example.com'.split('//')[1])\n"
+        "connection.request('GET', '/me', headers=headers)\n"
+        "print(connection.getresponse().status)\nconnection.close()", "200",
+    ),
+    ("Several APIs in one opener", 0): (
+        "", "print(opener.open('https://api.example.com/me', timeout=9).status)", "200",
+    ),
+    ("Proxies, and certificates of your own", 0): ("", "print(session.get('https://api.example.com/me').status)", "200"),
     ("On the command line", 0): ("", "", None),
     ("Testing your own code", 0): ("", "", None),
 }  # fmt: skip
@@ -99,14 +113,19 @@ def test_block_runs_in_an_empty_folder(block, tmp_path):
     folder.mkdir()
     shutil.copy(str(README.parent / "oauth_session.py"), str(folder))
     names = {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "error"}
+    from_env = "from_env(" in program
 
     with DemoServer() as server:
         secret = shlex.quote(server.client_secret) if language == "sh" else server.client_secret
         for written, real in (
             ("https://auth.example.com/oauth/token", server.token_url), ("https://api.example.com", server.url),
-            ("my-client", server.client_id), ("my-secret", secret),
+            ("my-client", server.client_id), ("my-secret", secret), ("/path/to/your/project/", "project/"),
+            ("https://other.example", "https://other.invalid"), ("http://proxy.example", "http://proxy.invalid"),
         ):  # fmt: skip
             program = program.replace(written, real)
+        if from_env:
+            names.update(OAUTH_CLIENT_ID=server.client_id, OAUTH_CLIENT_SECRET=server.client_secret)
+            names.update(OAUTH_TOKEN_URL=server.token_url, OAUTH_SCOPE="read")
         assert "example.com" not in program
         command = ["bash", "-euo", "pipefail", "-c"] if language == "sh" else [sys.executable, "-c"]
         done = subprocess.run(
