@@ -971,7 +971,7 @@ def _encode_body(data: Any, obj: Any) -> tuple[Any, str | None]:
 _FIRST_URL: Any = object()  # in place of origins: the origin of the URL that the caller named
 _MAX_HOPS = 10  # redirects that one call follows; browsers take 20, urllib 10
 _ERROR_BODY_LIMIT = 1 << 20  # bytes of a refusal's body that its exception keeps
-_REDIRECT_BODY_LIMIT = 64 << 10  # bytes of a redirect's own body that are read to keep the connection
+_HARMLESS = ("accept", "accept-language", "accept-encoding", "accept-charset", "user-agent")  # may go to any origin
 
 
 class _RedirectRefused(urllib.error.HTTPError):
@@ -979,26 +979,39 @@ class _RedirectRefused(urllib.error.HTTPError):
 
 
 class _Exchange:
-    """What is remembered on a Request: how its chain of redirects and replays began, and what we put on it."""
+    """What one OAuthHandler remembers of a caller's Request and the hops that follow it."""
 
-    inside = True  # whether every hop so far may see the token
-    start: int | None = None  # where the body's file stood at first
+    sent = ""  # the token that went with the last of them
+    start: int | None = None  # where the body's file stood
     hops = 0
-    linked = False  # made by us, whoever opens it
-    replay = False
-    sent: str | None = None  # the token that is on this request
+    replayed = False
 
-    def __init__(self, first: Origin | None) -> None:
-        self.first = first  # the origin of the URL that the caller named
-        self.tokens: set[str] = set()  # all that were sent in this chain, which no text may show
+    def __init__(self, origins: Collection[Origin]) -> None:
+        self.origins = origins  # that may see the token; none any more once a redirect has left them
+        self.tokens: set[str] = set()  # all that were sent, which no text may show
+
+
+class _Hop(urllib.request.Request):
+    """A redirect or a replay after a 401: a Request that continues the exchanges of the one before it."""
+
+    def __init__(self, before: Any, url: str, data: Any, headers: Mapping[str, str], method: str) -> None:
+        super().__init__(url, data, dict(headers), before.origin_req_host, True, method)
+        self._oauth_exchanges = dict(_exchanges(before))
+
+
+def _exchanges(request: Any) -> dict[OAuthHandler, _Exchange]:
+    """By handler, since an opener may have one for each of several APIs."""
+    found: dict[OAuthHandler, _Exchange] | None = getattr(request, "_oauth_exchanges", None)
+    if found is None:
+        found = request._oauth_exchanges = {}
+    return found
 
 
 def _sent_with(request: Any) -> set[str]:
-    """What a server may echo, and nobody should see: the tokens of a chain, and what else authorised this request."""
-    others = [headers.get("Authorization") for headers in (request.unredirected_hdrs, request.headers)]
-    return {str(other).rpartition(" ")[2] for other in others if other}.union(
-        *(exchange.tokens for exchange in _exchanges(request).values())
-    )
+    """What a server may echo, and nobody should see: our tokens, and what else authorised this request."""
+    headers = [str(fields.get("Authorization", "")) for fields in (request.unredirected_hdrs, request.headers)]
+    tokens = [exchange.tokens for exchange in _exchanges(request).values()]
+    return {header.rpartition(" ")[2] for header in headers}.union(*tokens) - {""}
 
 
 class OAuthHandler(urllib.request.HTTPRedirectHandler):
@@ -1014,12 +1027,10 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
     def __init__(self, source: TokenSource, origins: Any, *, allow_http: bool = False) -> None:
         if not isinstance(source, TokenSource):
             raise TypeError("source must be a TokenSource")
-        if isinstance(origins, frozenset) or origins is _FIRST_URL:
-            self._origins: Any = origins  # of a session, which has checked them
-        else:
-            self._origins = _check_origins(None, origins, allow_http)
-            if not self._origins:
-                raise ValueError("origins must name at least one URL whose origin may see the token")
+        checked = isinstance(origins, frozenset) and any(isinstance(one, tuple) for one in origins)  # by a session
+        self._origins = origins if checked or origins is _FIRST_URL else _check_origins(None, origins, allow_http)
+        if not self._origins:
+            raise ValueError("origins must name at least one URL whose origin may see the token")
         self._source = source
         self.follows = True  # whether redirects are this handler's affair
         self.open_ahead: Callable[[Origin, float | None], Callable[[], None]] | None = None
@@ -1029,93 +1040,81 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
         super().add_parent(parent)
         parent.add_handler(_Direct())
 
-    def http_request(self, request: urllib.request.Request) -> urllib.request.Request:
+    def http_request(self, request: Any) -> Any:
         """Put the token on the request, if its origin and every one before it may see it."""
         exchanges = _exchanges(request)
         exchange = exchanges.get(self)
+        if exchange is not None:  # it was opened before, or continues one that was
+            self.http_response(request, None)
+            exchange.sent = ""
         try:
-            origin: Origin | None = _parse(request.full_url).site
+            origin = _parse(request.full_url).site
         except ValueError:
             origin = None  # nothing of ours: whatever opens it
-        if exchange is not None and exchange.sent is not None:  # opened again: by the caller, or by another handler
-            self._take_off(request, exchange.sent)
-            exchange.sent = None
-        if exchange is None or not exchange.linked:
-            # One that another redirect handler made has no first URL of the caller's.
-            exchange = exchanges[self] = _Exchange(None if request.unverifiable else origin)
-        if origin is None or not (origin == exchange.first if self._origins is _FIRST_URL else origin in self._origins):
-            exchange.inside = False
-        data: Any = request.data
+        if exchange is None or not isinstance(request, _Hop):
+            # Of a redirect that another handler made nobody knows which URL the caller named.
+            named = () if origin is None or request.unverifiable else (origin,)
+            exchange = exchanges[self] = _Exchange(named if self._origins is _FIRST_URL else self._origins)
+        if origin not in exchange.origins:
+            exchange.origins = ()  # once left, the token never comes back
+        data = request.data
         if data is not None and exchange.start is None and hasattr(data, "seekable"):
             exchange.start = data.tell() if data.seekable() else None
-        if exchange.inside and not request.has_header("Authorization"):
-            token = self._source._ready()
-            if token is None:
-                _prepare(request)  # raises ValueError before a token is fetched in vain
-                token = self._obtain(request, origin)
+        if exchange.origins and not request.has_header("Authorization"):
+            token = self._source._ready() or self._wait(request, origin)
             exchange.sent = token.access_token
             exchange.tokens.add(exchange.sent)
             request.unredirected_hdrs["Authorization"] = "Bearer " + exchange.sent
         return request
 
-    def _obtain(self, request: urllib.request.Request, origin: Any) -> Token:
+    def _wait(self, request: Any, origin: Any) -> Token:
         """Wait for a token. Over a distance, opening the connection meanwhile saves two of six round trips."""
-        timeout = _timeout_of(request)
-        away = origin[0] == "https" and not _is_loopback(origin[1]) and self._source._origin not in (None, origin)
-        if self.open_ahead is None or not away or self._source._held is not None:
-            return self._source._obtain(timeout)
-        drop = self.open_ahead(origin, timeout)
+        _prepare(request)  # raises ValueError before a token is fetched in vain
+        source, timeout, drop = self._source, _timeout_of(request), None
+        away = origin[0] == "https" and not _is_loopback(origin[1]) and source._origin not in (None, origin)
+        if self.open_ahead is not None and away and source._held is None:
+            drop = self.open_ahead(origin, timeout)
         try:
-            return self._source._obtain(timeout)
+            return source._obtain(timeout)
         except BaseException:
-            drop()
+            if drop is not None:
+                drop()
             raise
 
-    def http_response(self, request: urllib.request.Request, response: Any) -> Any:
+    def http_response(self, request: Any, response: Any) -> Any:
         """Take the token off again: the Request belongs to the caller, who may use it elsewhere."""
         exchange = _exchanges(request).get(self)
-        if exchange is not None and exchange.sent is not None:
-            self._take_off(request, exchange.sent)
+        if exchange and exchange.sent and request.unredirected_hdrs.get("Authorization") == "Bearer " + exchange.sent:
+            del request.unredirected_hdrs["Authorization"]
         return response
 
     https_request, https_response = http_request, http_response
-
-    @staticmethod
-    def _take_off(request: urllib.request.Request, token: str) -> None:
-        if request.unredirected_hdrs.get("Authorization") == "Bearer " + token:
-            del request.unredirected_hdrs["Authorization"]
 
     def http_error_401(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
         """Renew the refused token and send the request again, once; else raise OAuthInvalidToken.
 
         Not again if the scope is the problem, no other token could be had, or the body cannot be sent twice.
+        A 400 or 403 with a Bearer challenge is an OAuthBearerError, too.
         """
         exchange = _exchanges(request).get(self)
-        if exchange is None or exchange.sent is None:
+        if exchange is None or not exchange.sent or (code != 401 and _bearer_challenge(headers) is None):
             return None
         refusal = _refusal(request.full_url, code, msg, headers, fp, exchange.tokens)
-        if exchange.replay or isinstance(refusal, OAuthInsufficientScope):
+        if code != 401 or exchange.replayed or isinstance(refusal, OAuthInsufficientScope):
             raise refusal
         try:
-            token = self._source._reject(exchange.sent, _timeout_of(request))
+            token = self._source._obtain(_timeout_of(request), Token(exchange.sent))
         except Exception as error:
             raise error from refusal
         if token.access_token == exchange.sent or not _rewind(request.data, exchange.start):
             raise refusal
+        exchange.replayed = True
         # Trap: urllib leaves a proxy's address on a Request, and would send the same one through it in plain text.
-        twin = _next(request, request.full_url, request.data, request.headers, request.get_method())
+        twin = _Hop(request, request.full_url, request.data, request.headers, request.get_method())
         twin.unredirected_hdrs.update(request.unredirected_hdrs)
-        _exchanges(twin)[self].replay = True
         return self.parent.open(twin, timeout=request.timeout)
 
-    def http_error_403(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
-        """Raise OAuthBearerError if the API says that the token is the reason."""
-        exchange = _exchanges(request).get(self)
-        if exchange is not None and exchange.sent is not None and _bearer_challenge(headers) is not None:
-            raise _refusal(request.full_url, code, msg, headers, fp, exchange.tokens)
-        return None
-
-    http_error_400 = http_error_403
+    http_error_400 = http_error_403 = http_error_401
 
     def http_error_302(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
         """Follow a redirect where that leaks nothing; else raise HTTPError that says why not.
@@ -1125,10 +1124,9 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
         location = headers.get("Location")
         if location is None or not self.follows:
             return None
-        exchange = _exchanges(request)[self]
-        method = request.get_method()
-        rewritten = (code == 303 and method != "HEAD") or (code in (301, 302) and method == "POST")
-        data = None if rewritten else request.data
+        exchange, method = _exchanges(request)[self], request.get_method()
+        to_get = (code == 303 and method != "HEAD") or (code in (301, 302) and method == "POST")
+        data = None if to_get else request.data
         try:
             url = urllib.parse.urljoin(request.full_url, urllib.parse.quote(location, _SAFE, "iso-8859-1"))
             here, there = _origin(request.full_url), _origin(url)
@@ -1141,40 +1139,21 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
             if not _rewind(data, exchange.start):
                 raise ValueError("the body cannot be sent again")
         except ValueError as error:
-            where = _clean(location, exchange.tokens)
-            message = f"{_clean(msg, exchange.tokens)}: the redirect to {where!r} was not followed: {error}"
+            message = f"the redirect to {_clean(location, exchange.tokens)!r} was not followed: {error}"
             shown = _clean_headers(headers, exchange.tokens)
             raise _RedirectRefused(request.full_url, code, message, shown, fp) from None
-        kept = {}
-        for name, value in request.headers.items():
-            lower = name.lower()
-            mine = here == there and not (rewritten and lower.startswith("content-")) and lower != "proxy-authorization"
-            if mine or lower in ("accept", "accept-language", "accept-encoding", "accept-charset", "user-agent"):
-                kept[name] = value
-        hop = _next(request, url, data, kept, "GET" if rewritten else method)
-        _exchanges(hop)[self].hops += 1
+        dropped = ("proxy-authorization", "content-") if to_get else "proxy-authorization"
+        kept = {
+            name: value for name, value in request.headers.items()
+            if name.lower() in _HARMLESS or (here == there and not name.lower().startswith(dropped))
+        }  # fmt: skip
+        exchange.hops += 1
         with fp:
-            fp.read(_REDIRECT_BODY_LIMIT)
+            fp.read(_PIECE)  # so that the connection can be kept
+        hop = _Hop(request, url, data, kept, "GET" if to_get else method)
         return self.parent.open(hop, timeout=request.timeout)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302  # type: ignore[assignment]
-
-
-def _exchanges(request: Any) -> dict[OAuthHandler, _Exchange]:
-    """By handler, since an opener may have one for each of several APIs."""
-    try:
-        return request._oauth_exchanges  # type: ignore[no-any-return]
-    except AttributeError:
-        request._oauth_exchanges = {}
-        return request._oauth_exchanges  # type: ignore[no-any-return]
-
-
-def _next(request: Any, url: str, data: Any, headers: Any, method: str) -> urllib.request.Request:
-    following = urllib.request.Request(url, data, dict(headers), request.origin_req_host, True, method)
-    for handler, exchange in _exchanges(request).items():
-        twin = _exchanges(following)[handler] = _Exchange(None)
-        vars(twin).update(vars(exchange), linked=True, replay=False, sent=None)
-    return following
 
 
 def _timeout_of(request: Any) -> float | None:
@@ -1192,19 +1171,16 @@ def _rewind(data: Any, start: int | None) -> bool:
         return False
 
 
-def _bearer_challenge(headers: http.client.HTTPMessage) -> dict[str, str] | None:
+def _bearer_challenge(headers: Any) -> dict[str, str] | None:
     """The parameters of the `Bearer` challenge (RFC 9110 section 11.6.1), or None. One with an error goes first."""
-    import re
-
+    # A word is a scheme, or with `=` a parameter of the scheme before it.
+    pattern = r'([\w!#$%&\'*+.^`|~-]+)(?:[ \t]*(=)[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?|"(?:[^"\\]|\\.)*"?'
     found: list[dict[str, str]] = []
     for line in headers.get_all("WWW-Authenticate", ()):
         current: dict[str, str] = {}
-        # A word is a scheme, or with `=` a parameter of the scheme before it.
-        pattern = r'([\w!#$%&\'*+.^`|~-]+)(?:[ \t]*(=)[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?|"(?:[^"\\]|\\.)*"?'
-        for word in re.finditer(pattern, line[:8192], re.ASCII):
-            name, equals, quoted, plain = word.groups()
-            if name and equals:
-                current.setdefault(name.lower(), plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted))
+        for name, equals, quoted, plain in re.findall(pattern, line[:8192], re.ASCII):
+            if equals:
+                current.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) or plain)
             elif name:
                 current = {}
                 if name.lower() == "bearer":
@@ -1215,29 +1191,21 @@ def _bearer_challenge(headers: http.client.HTTPMessage) -> dict[str, str] | None
 def _refusal(url: str, code: int, msg: str, headers: Any, fp: Any, tokens: Collection[str]) -> OAuthBearerError:
     """The exception for an API's answer that refuses our token (RFC 6750 section 3.1)."""
     challenge = {name: _clean(value, tokens) for name, value in (_bearer_challenge(headers) or {}).items()}
-    error = challenge.get("error")
+    error, reason = challenge.get("error"), _clean(msg, tokens)
+    kind, advice = OAuthBearerError, "see its error_description"
     if error == "insufficient_scope" or code == 403:
-        kind: type[OAuthBearerError] = OAuthInsufficientScope
-        advice = "have the scope that it needs granted, and ask for it"
+        kind, advice = OAuthInsufficientScope, "have the scope that it needs granted, and ask for it"
     elif code == 401:
         kind, advice = OAuthInvalidToken, "is this token meant for this API (scope, audience, issuer)?"
-    else:
-        kind, advice = OAuthBearerError, "see its error_description"
-    names = ("error", "error_description", "scope")
-    said = ", ".join(f"{name}={challenge[name]!r}" for name in names if name in challenge)
+    names = [name for name in ("error", "error_description", "scope") if name in challenge]
+    said = "".join(f", {name}={challenge[name]!r}" for name in names)
     with fp:
         body = fp.read(_ERROR_BODY_LIMIT)
     return kind(
-        f"{_place(url)} refused the token: {code} {_clean(msg, tokens)}{': ' if said else ''}{said}; {advice}",
-        error=error,
-        scope=challenge.get("scope"),
-        realm=challenge.get("realm"),
-        status=code,
-        url=_clean(url, tokens, len(url)),
-        reason=_clean(msg, tokens),
+        f"{_place(url)} refused the token: {code} {reason}{said}; {advice}", error=error, status=code, reason=reason,
+        scope=challenge.get("scope"), realm=challenge.get("realm"), url=_clean(url, tokens, len(url)), body=body,
         headers=_clean_headers(headers, tokens),
-        body=body,
-    )
+    )  # fmt: skip
 
 
 # ---- TokenSource: keeps the token, renews it in time, and lets one fetch at a time be under way ----------------------
@@ -1248,68 +1216,69 @@ _FORCED_EVERY = 60.0  # seconds; an API that answers 401 for ever costs one toke
 _LONGEST_PAUSE = 60.0  # seconds between the attempts of a fetch that keeps failing
 _RETRY_AFTER_LIMIT = 300.0  # seconds; a server that asks for more is asked again after this
 _BORROWED_CALM = 5.0  # seconds to hold a DUE token of a shared cache before it is renewed: short scripts end before
-_REFUSED_KEPT = 16  # refused tokens that are remembered, so as not to take them from a shared cache again
+_REFUSED_KEPT = 16  # refused tokens that are not to be taken from a shared cache again
+_NO_PAUSE = (0.0, 0.0), 0.0, None
+
+_numbers = itertools.count(1)  # of flights, in the order in which they began
 
 
 class _Flight:
-    """One fetch under way: led by one thread, joined by all others that need its token, and landed once."""
+    """One fetch under way: led by one thread; all others that need its token wait for it.
 
-    __slots__ = ("number", "since", "background", "leader", "landed", "token", "error", "forced", "looks", "lock")
+    why: "due", a renewal in the background; "needed", by a caller who has none; "refused", by an API; or "look":
+    into the shared cache only, since a fetch would not be in order.
+    """
 
-    def __init__(self, number: int, background: bool) -> None:
-        self.number = number
-        self.since = _now()
-        self.background = background
-        self.leader: int | None = None
-        self.landed = threading.Event()
-        self.token: Token | None = None
-        self.error: Exception | None = None  # without both it was aborted, or looked in vain
-        self.forced = False  # because a token was refused
-        self.looks = False  # into the shared cache only: no fetch would be in order
-        self.lock: Any = None  # of the shared cache
+    leader: int | None = None  # its thread
+    lock: Any = None  # of the shared cache
+    token: Token | None = None
+    error: Exception | None = None  # without both it was interrupted, or looked in vain
+
+    def __init__(self, why: str, error: Exception | None = None) -> None:
+        self.why, self.error, self.number = why, error, next(_numbers)
+        self.since, self.landed = _now(), threading.Event()
 
 
 class _Traffic:
     """What a TokenSource knows about fetches, apart from the token. A fork or `clear()` begins with a new one."""
 
+    flight: _Flight | None = None  # the last one
+    forced: _Flight | None = None  # the last one that fetched because of a refused token
+    failures = 0  # in a row
+    pause: tuple[Moment, float, Exception | None] = _NO_PAUSE  # since, seconds, what callers get meanwhile
+
     def __init__(self) -> None:
-        self.process = os.getpid()
         self.lock = threading.Lock()  # guards this and writes of TokenSource._held; never held while user code runs
-        self.flight: _Flight | None = None
-        self.forced: _Flight | None = None  # the last one because of a refused token
-        self.failures = 0  # in a row
-        self.pause: tuple[Moment, float, Exception | None] | None = None  # since, seconds, what callers get meanwhile
 
     def pausing(self) -> bool:
-        pause = self.pause  # once: another thread may end it
-        return pause is not None and _since(pause[0]) < pause[1]
+        since, seconds, _ = self.pause
+        return _since(since) < seconds
 
-    def fail(self, flight: _Flight, error: Exception) -> None:
+    def fail(self, why: str, error: Exception) -> None:
         """After a failed flight: when may the next one start?"""
         self.failures += 1
         asked = _seconds(error.retry_after) if isinstance(error, OAuthResponseError) else None
-        if asked:
+        doublings = self.failures - (1 if why == "due" else 2)  # a caller may try once more at once
+        if asked is not None:
             self.pause = _now(), min(asked, _RETRY_AFTER_LIMIT), error
-        elif flight.background or self.failures > 1:
-            doublings = min(self.failures - (1 if flight.background else 2), 6)
-            length = min(2.0**doublings, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
-            # The error of a background renewal never reaches a caller: without a token, one may try at once.
-            self.pause = _now(), length, None if flight.background else error
+        elif doublings >= 0:
+            length = min(2.0 ** min(doublings, 6), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+            self.pause = _now(), length, None if why == "due" else error  # no renewal's error reaches a caller
 
 
 class TokenSource:
     """Keeps a token, and renews it in time (RFC 6749 section 4.4: the same grant again). Threads may share it.
 
     fetch: a callable that returns a Token, such as ClientCredentials; called by one thread at a time.
-    refresh_before: seconds before the end of a token's life at which it is renewed in the background, default 300,
-        at most half of its life; `refresh_in` in the server's answer goes before it.
-    cache: a directory to share the token with other processes (see FileCache), or any object with get(key) and
+    refresh_before: seconds before its end at which a token is DUE, at most half of its life; default 300; a
+        `refresh_in` in the server's answer goes before it.
+    cache: a directory to share the token with other processes (see FileCache), or an object with get(key) and
         set(key, value, seconds), such as redis.Redis(); with lock(name, timeout=...) too, one of them fetches for all.
-        It is looked into before a fetch, and holds the token in plain text. Its errors are logged, and go no further.
+        It holds the token in plain text. Its errors are logged, and go no further.
     cache_key: a text that says what is shared; default: a hash of the settings and the secret of ClientCredentials.
 
-    FRESH tokens are handed out without a lock. A DUE one too, while one thread renews it. In the last 10 seconds, or
-    tenth of its life, it counts as EXPIRED: then one caller fetches and all wait for the result, token or error.
+    FRESH and DUE tokens are handed out without a lock, a DUE one while a background thread renews it. For its last 10
+    seconds, or tenth of its life, it is EXPIRED: one caller fetches, and all wait for the result, token or error.
     """
 
     def __init__(
@@ -1327,30 +1296,29 @@ class TokenSource:
         self._limit = getattr(fetch, "timeout", None) or _FETCH_LIMIT
         self._origin: Origin | None = getattr(fetch, "origin", None)  # of the token endpoint
         self._shared = None if cache is None else _Shared(cache, cache_key, fetch, self._limit)
-        self._cleared = 0.0  # wall clock; what the shared cache has from before is not taken
+        self._done = 0.0  # wall clock; what the shared cache has from before is not taken
         self._refused: deque[int] = deque(maxlen=_REFUSED_KEPT)  # hashes of tokens
-        self._held: _Held | None = None
-        self._numbers = itertools.count(1)
-        self._traffic_of: dict[int, _Traffic] = {}
+        self._held: _Held | None = None  # the token; replaced as a whole, and read without the lock
+        self._traffic_of: dict[int, _Traffic] = {}  # by process
 
     def __repr__(self) -> str:
         return f"TokenSource({self._fetch!r})"
 
     def token(self) -> Token:
         """Return a Token that has not expired. Does I/O and may raise OAuthError only where none is held."""
-        return self._obtain(None)
+        return self._ready() or self._obtain()
 
     def authorization(self) -> str:
         """Return the value of an Authorization header, for use with other HTTP clients: `Bearer ...`."""
-        return "Bearer " + self._obtain(None).access_token
+        return "Bearer " + self.token().access_token
 
     def reject(self, token: Token | str) -> Token:
         """Say that an API answered 401 to this token, and return the one to use now.
 
-        That is a newer one, fetched if need be; or the same, if a renewal in the last minute failed or gave the same,
-        or a server asked for a pause: then the 401 stands. Raises OAuthError if the renewal fails.
+        That is a newer one, fetched if need be; or the same, if that was tried in the last minute, or in a pause after
+        failures: then the 401 stands. Raises OAuthError if the fetch fails.
         """
-        return self._reject(token, None)
+        return self._obtain(None, token if isinstance(token, Token) else Token(token))
 
     def clear(self) -> None:
         """Forget token, errors and pauses. A fetch under way serves those who wait for it, and is not kept."""
@@ -1359,7 +1327,7 @@ class TokenSource:
             self._traffic_of = {os.getpid(): _Traffic()}
             if self._held is not None:
                 self._refused.append(hash(self._held.token.access_token))
-            self._held, self._cleared = None, time.time()
+            self._held, self._done = None, time.time()
 
     def _traffic(self) -> _Traffic:
         # A forked child must not touch locks and flights of its parent: their threads do not exist there.
@@ -1367,148 +1335,127 @@ class TokenSource:
         return self._traffic_of.get(process) or self._traffic_of.setdefault(process, _Traffic())
 
     def _ready(self) -> Token | None:
-        """The token at hand, unless it has expired."""
+        """The token at hand, unless it has expired; one that is due is renewed in the background."""
         held = self._held
-        age = EXPIRED if held is None else held.age()
-        if held is None or age == EXPIRED:
+        if held is None:
             return None
+        age = held.age()
         if age == DUE:
             self._renew(held)
-        return held.token
-
-    def _obtain(self, timeout: float | None) -> Token:
-        """A token; waits at most `timeout` seconds for it."""
-        return self._ready() or self._await(timeout, None)
-
-    def _reject(self, token: Token | str, timeout: float | None) -> Token:
-        refused = token if isinstance(token, Token) else Token(token)
-        return self._await(timeout, refused)
+        return None if age == EXPIRED else held.token
 
     def _renew(self, held: _Held) -> None:
-        """Start the background renewal of a due token, unless one is under way or has just failed."""
-        if held.borrowed is not None and _since(held.borrowed) < _BORROWED_CALM:
-            return
+        """Start the background renewal, unless one is under way or has just failed."""
         traffic = self._traffic()
-        if self._aloft(traffic.flight) or traffic.pausing():
+        calm = held.borrowed is not None and _since(held.borrowed) < _BORROWED_CALM
+        if calm or traffic.pausing() or self._under_way(traffic.flight):
             return
         with traffic.lock:
             # Getting here means that nothing was under way a moment ago; another thread may have been faster.
-            if self._aloft(traffic.flight) or traffic.pausing() or self._held is not held:
+            if self._held is not held or traffic.pausing() or self._under_way(traffic.flight):
                 return
-            flight = traffic.flight = _Flight(next(self._numbers), background=True)
-        if not self._in_thread(traffic, flight):
-            self._fly_unheard(traffic, flight)
+            flight = traffic.flight = _Flight("due")
+        self._lead_in_thread(traffic, flight)
 
-    def _aloft(self, flight: _Flight | None) -> bool:
-        """Whether a flight is under way. One beyond its deadline is dead: the process was frozen in it."""
+    def _under_way(self, flight: _Flight | None) -> bool:
+        """Beyond its deadline it is not, but dead: the process was frozen in it."""
         return flight is not None and not flight.landed.is_set() and _since(flight.since) < self._limit + _FLIGHT_GRACE
 
-    def _await(self, timeout: float | None, refused: Token | None) -> Token:
-        """Join the flight under way or lead a new one; once more if it ended with nothing that concerns a caller."""
-        until = None if timeout is None else time.monotonic() + timeout
-        error: Exception | None = None
-        for again in (False, True):
+    def _obtain(self, timeout: float | None = None, refused: Token | None = None) -> Token:
+        """Wait for the flight under way, or lead one; once more if it was interrupted, or a renewal that failed."""
+        end = float("inf") if timeout is None else time.monotonic() + timeout
+        for first in (True, False):
             traffic = self._traffic()
             with traffic.lock:
-                outcome, leads = self._board(traffic, refused)
-            if isinstance(outcome, Token):
-                return outcome
-            if isinstance(outcome, Exception):
-                raise _copy(outcome)
-            # By itself only if it has the time for the whole of it: after another flight it may not.
-            patient = timeout is None or (timeout >= self._limit and not again)
-            if leads and (patient or not self._in_thread(traffic, outcome)):
-                token = self._fly(traffic, outcome)
+                flight = self._join(traffic, refused)
+            if isinstance(flight, Token):
+                return flight
+            leads = flight.leader == threading.get_ident()
+            # Here only if there is time for the whole of it: after another flight there may not be.
+            if leads and (timeout is None or (first and timeout >= self._limit)):
+                self._lead(traffic, flight)
             else:
-                left = self._limit + _FLIGHT_GRACE - _since(outcome.since)
-                if until is not None:
-                    left = min(left, until - time.monotonic())
-                if not outcome.landed.wait(max(0.0, left)):
+                if leads:
+                    self._lead_in_thread(traffic, flight)
+                left = min(self._limit + _FLIGHT_GRACE - _since(flight.since), end - time.monotonic())
+                if not flight.landed.wait(max(0.0, left)):
                     raise OAuthTransportError(f"no token came within {timeout or self._limit:g} s; is token_url slow?")
-                token = outcome.token
-            token = refused if token is None and outcome.looks else token
+            token = flight.token or (refused if flight.why == "look" else None)
             if token is not None:
                 return token
-            error = outcome.error
-            if error is not None and not outcome.background:
-                break
-        raise OAuthError("the token request was interrupted") if error is None else _copy(error)
+            if flight.error is not None and flight.why != "due":
+                raise _copy(flight.error)
+        raise OAuthError("the token request was interrupted")
 
-    def _board(self, traffic: _Traffic, refused: Token | None) -> tuple[Token | Exception | _Flight, bool]:
-        """With the lock held: what serves at once, or the flight to wait for, and whether the caller is to lead it."""
-        held = self._held
-        if refused is not None and hash(refused.access_token) not in self._refused:
-            self._refused.append(hash(refused.access_token))
-        same = refused is not None and held is not None and held.token.access_token == refused.access_token
-        if held is not None and not same and held.age() != EXPIRED:
-            # Getting here means that another thread has landed a token since it was refused, or found to be missing.
-            return held.token, False
-        forced = traffic.forced
-        spare: Token | Exception | None = None  # what serves unless the shared cache has better
-        if refused is not None:
-            vain = forced is not None and (forced.token is None or forced.token.access_token == refused.access_token)
-            vain = vain or (held is not None and held.borrowed is not None)  # else a fleet's fetches would cause more
-            if traffic.pausing() or (vain and forced is not None and _since(forced.since) < _FORCED_EVERY):
-                spare = refused
-        elif traffic.pause is not None and traffic.pausing():
-            spare = traffic.pause[2]
-        flight = traffic.flight
-        if flight is not None and self._aloft(flight):
+    def _join(self, traffic: _Traffic, refused: Token | None) -> Token | _Flight:
+        """With the lock held: the token that serves at once, the flight to wait for, or a new one to lead."""
+        held, flight = self._held, traffic.flight
+        bad = None if refused is None else refused.access_token
+        if bad is not None and hash(bad) not in self._refused:
+            self._refused.append(hash(bad))
+        if held is not None and held.age() != EXPIRED and held.token.access_token != bad:
+            return held.token  # getting here means that another thread was faster
+        why, error = "needed", traffic.pause[2] if bad is None and traffic.pausing() else None
+        if bad is not None:
+            forced = traffic.forced
+            gave = None if forced is None or forced.token is None else forced.token.access_token
+            borrowed = held is not None and held.borrowed is not None  # else a fleet's fetches would cause more
+            vain = forced is not None and _since(forced.since) < _FORCED_EVERY and (borrowed or gave in (None, bad))
+            why = "look" if vain or traffic.pausing() else "refused"
+        elif error is not None:
+            why = "look"
+        if flight is not None and self._under_way(flight):
             if flight.leader == threading.get_ident():
-                return OAuthError(
-                    "this thread is fetching the very token that it asks for: a secret callable, fetch callable or log "
-                    "handler must not use the session that it serves"
-                ), False
-            if spare is not None or not flight.looks:  # who needs a fetch does not wait for a mere look
-                return flight, False
-        if spare is not None and self._shared is None:
-            return spare, False
-        flight = traffic.flight = _Flight(next(self._numbers), background=False)
-        flight.leader, flight.forced, flight.looks = threading.get_ident(), refused is not None, spare is not None
-        flight.error = spare if isinstance(spare, Exception) else None
-        return flight, True
+                who = "a secret callable, fetch callable or log handler"
+                raise OAuthError(f"{who} must not use the session that it serves: its token is being fetched")
+            if why == "look" or flight.why != "look":  # who needs a fetch does not wait for a mere look
+                return flight
+        flight = _Flight(why, error)
+        if why == "look" and self._shared is None:
+            flight.landed.set()  # there is nothing to look into
+        else:
+            flight.leader, traffic.flight = threading.get_ident(), flight
+        return flight
 
-    def _in_thread(self, traffic: _Traffic, flight: _Flight) -> bool:
-        """Fly in a thread that the end of the program does not wait for; False where none can be started."""
-        name = "oauth_session token request"
+    def _lead_in_thread(self, traffic: _Traffic, flight: _Flight) -> None:
+        """Lead in a thread that the end of the program does not wait for; in this one, where none can be started."""
+
+        def lead() -> None:
+            try:
+                self._lead(traffic, flight)
+            except Exception as error:
+                if flight.why == "due":
+                    known = isinstance(error, OAuthError)  # what other code puts into its errors is its own affair
+                    _log("warning", "renewal failed, the old token stays in use: %s", error if known else type(error))
+
+        flight.leader = None
         try:
-            threading.Thread(target=self._fly_unheard, args=(traffic, flight), name=name, daemon=True).start()
+            threading.Thread(target=lead, name="oauth_session token request", daemon=True).start()
         except RuntimeError:  # no more threads, or the interpreter shuts down
-            return False
-        return True
+            lead()
 
-    def _fly_unheard(self, traffic: _Traffic, flight: _Flight) -> None:
-        try:
-            self._fly(traffic, flight)
-        except Exception as error:
-            if flight.background:
-                known = isinstance(error, OAuthError)  # what other code puts into its errors is its own affair
-                _log("warning", "renewal failed, the old token stays in use: %s", error if known else type(error))
-
-    def _fly(self, traffic: _Traffic, flight: _Flight) -> Token | None:
-        """Fetch, and tell all who wait."""
+    def _lead(self, traffic: _Traffic, flight: _Flight) -> None:
+        """Look into the shared cache, fetch, and let it land; raise what the fetch raises."""
         held: _Held | None = None
-        failure: Exception | None = None
         try:
             flight.leader = threading.get_ident()
             if self._shared is not None:
                 held = self._shared.seek(flight, self._borrow)
-            if held is None and not flight.looks:
+            if held is None and flight.why != "look":
                 held = self._fetched(traffic, flight)
-            return None if held is None else held.token
+            flight.token = None if held is None else held.token
         except Exception as error:
-            failure = _copy(error)
+            flight.error = _copy(error)
             raise
         finally:
-            late = not self._aloft(flight)
-            self._land(traffic, flight, held, failure)  # after a Ctrl-C too, with neither
+            late = not self._under_way(flight)
+            self._land(traffic, flight, held)  # after a Ctrl-C too, with nothing
             if self._shared is not None:  # nobody waits for this
                 self._shared.leave(flight, None if late else held)
 
     def _fetched(self, traffic: _Traffic, flight: _Flight) -> _Held:
-        """A token of the fetch callable, which may be anybody's."""
         flight.since = _now()  # the shared cache may have taken its time
-        if flight.forced:
+        if flight.why == "refused":
             traffic.forced = flight
         try:
             token = self._fetch()
@@ -1523,11 +1470,10 @@ class TokenSource:
 
     def _borrow(self, flight: _Flight, token: Token, since: Moment) -> _Held | None:
         """A token of the shared cache, if it is newer than all that this process is done with."""
-        held, current = self._hold(flight, token, since), self._held
+        held = self._hold(flight, token, since)
         held.borrowed = _now()
         object.__setattr__(token, "raw", None)  # of the server's answer no more was stored
-        done = max(self._cleared, 0.0 if current is None else current.obtained)
-        stale = held.age() == EXPIRED or held.obtained <= done or hash(token.access_token) in self._refused
+        stale = held.age() == EXPIRED or held.obtained <= self._done or hash(token.access_token) in self._refused
         return None if stale else held
 
     def _hold(self, flight: _Flight, token: Token, since: Moment) -> _Held:
@@ -1536,29 +1482,29 @@ class TokenSource:
             held.due -= random.uniform(0.0, 0.5) * max(0.0, held.due - held.expired)
         return held
 
-    def _land(self, traffic: _Traffic, flight: _Flight, held: _Held | None, failure: Exception | None) -> None:
-        if traffic.process != os.getpid():  # the fetch itself forked: the lock is the parent's
+    def _land(self, traffic: _Traffic, flight: _Flight, held: _Held | None) -> None:
+        """Keep what came, or see when the next flight may begin; and wake all who wait."""
+        if os.getpid() not in self._traffic_of:  # the fetch itself forked: the lock is the parent's
             return
         with traffic.lock:
-            overtaken = traffic.flight is not flight
-            if not overtaken:
-                traffic.flight = None
             if held is not None:
-                flight.token = held.token
-                before = self._held
-                # A flight from before a clear() or fork serves its waiters only; so does one that is late.
-                if traffic is self._traffic_of.get(os.getpid()) and (before is None or before.number < flight.number):
-                    if held.borrowed is None:
-                        traffic.failures, traffic.pause = 0, None
-                    if before is not None and before.token.access_token == held.token.access_token:
-                        held.follow(before)
-                    self._held = held
-            elif failure is None and not flight.looks:
+                self._keep(traffic, flight, held)
+            elif flight.why == "refused" and flight.error is None:
                 traffic.forced = None  # interrupted: whoever takes over has not had a try yet
-            elif failure is not None and not overtaken:
-                traffic.fail(flight, failure)
-            flight.error = failure or flight.error
-        flight.landed.set()
+            elif flight.why != "look" and flight.error is not None and traffic.flight is flight:
+                traffic.fail(flight.why, flight.error)
+            flight.landed.set()
+
+    def _keep(self, traffic: _Traffic, flight: _Flight, held: _Held) -> None:
+        """With the lock held: hand it out from now on, unless it is late, or from before a clear()."""
+        before = self._held
+        if traffic is not self._traffic() or (before is not None and before.number > flight.number):
+            return
+        if before is not None and before.token.access_token == held.token.access_token:
+            held.follow(before)
+        if held.borrowed is None:
+            traffic.failures, traffic.pause = 0, _NO_PAUSE
+        self._held, self._done = held, held.obtained
 
 
 def _copy(error: Exception) -> Any:
@@ -1567,11 +1513,9 @@ def _copy(error: Exception) -> Any:
 
     try:
         twin: Any = copy.copy(error)
-    except Exception:
-        twin = None
-    if not isinstance(twin, Exception):  # of another kind than ours
+        twin.__cause__ = error.__cause__
+    except Exception:  # of another kind than ours
         twin = OAuthError(f"the token could not be obtained: {type(error).__name__}")
-    twin.__cause__ = error.__cause__
     return twin
 
 
@@ -1610,7 +1554,7 @@ class FileCache:
             return file.read(_ANSWER_LIMIT)
 
     def set(self, key: str, value: str, seconds: int) -> None:
-        """Keep a text. How long it is good it says by itself: `seconds` is not looked at."""
+        """Keep a text. `seconds` is not looked at: the text says by itself how long it is good."""
         import tempfile  # urllib has imported it already
 
         path = self._path(key)
@@ -1626,11 +1570,10 @@ class FileCache:
             raise
 
     def lock(self, name: str, timeout: float | None = None) -> _FileLock:
-        """Return a lock with acquire() and release(). The system frees it if its holder dies, without a time-out."""
+        """Return a lock with acquire() and release(). The system frees it when its holder dies; no time-out needed."""
         return _FileLock(self._path(name))
 
     def _path(self, key: str) -> str:
-        """The file of a key, in a directory that is ours alone."""
         if self.directory[0] == "~":
             raise FileNotFoundError(f"there is no home directory for {self.directory}")
         os.makedirs(self.directory, 0o700, exist_ok=True)
@@ -1644,7 +1587,7 @@ class _FileLock:
     held: set[_FileLock] = set()  # noqa: RUF012  # of this process
 
     def __init__(self, path: str) -> None:
-        self._path, self._number = path, -1
+        self._path = path
 
     def acquire(self, blocking: bool = False) -> bool:
         """Whether it is ours now; never waits."""
@@ -1654,28 +1597,26 @@ class _FileLock:
         except (BlockingIOError, PermissionError):  # another has it: flock says the one, Windows the other
             os.close(number)
             return False
-        except OSError:  # a file system without locks does without
+        except (ImportError, OSError):  # a system or file system without locks does without
             pass
         self._number = number
         self.held.add(self)
         return True
 
     def release(self) -> None:
-        number, self._number = self._number, -1
-        self.held.discard(self)
-        if number >= 0:
+        if self in self.held:
+            self.held.discard(self)
             try:  # Trap: closing alone would not do, since a forked child inherits the lock
-                _lock_file(number, False)
-            finally:
-                os.close(number)
+                _lock_file(self._number, False)
+            except (ImportError, OSError):
+                pass
+            os.close(self._number)
 
     @classmethod
     def disown(cls) -> None:
         """In a forked child: close what is the parent's, or the lock would outlive it."""
         while cls.held:
-            lock = cls.held.pop()
-            os.close(lock._number)
-            lock._number = -1
+            os.close(cls.held.pop()._number)
 
 
 if hasattr(os, "register_at_fork"):
@@ -1683,16 +1624,13 @@ if hasattr(os, "register_at_fork"):
 
 
 def _lock_file(number: int, on: bool) -> None:
-    """Lock an open file, or unlock it. A system that can do neither does without."""
     if sys.platform == "win32":
         import msvcrt
 
         msvcrt.locking(number, msvcrt.LK_NBLCK if on else msvcrt.LK_UNLCK, 1)
     else:
-        try:
-            import fcntl
-        except ImportError:
-            return
+        import fcntl
+
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB if on else fcntl.LOCK_UN)
 
 
@@ -1722,13 +1660,15 @@ def _check_owner(path: str, status: os.stat_result) -> None:
 class _Shared:
     """Any cache, as one that does no harm: what it raises is a log line, and then it is left alone for a while."""
 
+    failed: Moment | None = None
+    odd = False  # it held nonsense, and that was said
+
     def __init__(self, cache: Any, key: str | None, fetch: Any, limit: float) -> None:
         import hashlib  # urllib has imported it already
 
         self.cache = FileCache(cache) if isinstance(cache, (str, bytes, os.PathLike)) else cache
         if not (callable(getattr(self.cache, "get", None)) and callable(getattr(self.cache, "set", None))):
-            what = f"have get(key) and set(key, value, seconds), as {type(cache).__name__} has not"
-            raise TypeError(f"cache must be a path, or {what}")
+            raise TypeError("cache must be a path, or an object with get(key) and set(key, value, seconds)")
         key = getattr(fetch, "cache_key", None) if key is None else key
         if not isinstance(key, str) or not key:
             raise ValueError("cache_key must be a text that says what is shared, if fetch is a callable of your own")
@@ -1738,23 +1678,19 @@ class _Shared:
             self.locks = callable(getattr(self.cache, "lock", None))
         except Exception:  # diskcache.FanoutCache asserts that it has no such thing
             self.locks = False
-        self.failed: Moment | None = None
-        self.odd = False  # it held nonsense, and that was said
+
+    def resting(self) -> bool:
+        return self.failed is not None and _since(self.failed) < _CACHE_REST
 
     def ask(self, one: Any, method: str, *values: Any, **more: Any) -> Any:
         """What a method of the cache or its lock returns; None if it fails, or one did a moment ago."""
-        if not self.up():
-            return None
         try:
-            return getattr(one, method)(*values, **more)
+            return None if self.resting() else getattr(one, method)(*values, **more)
         except Exception as error:
             self.failed = _now()
             shown = _clean(error) if isinstance(self.cache, FileCache) else type(error).__name__  # may show the token
             _log("warning", "the shared cache fails, and is left alone for %d s: %s", _CACHE_REST, shown)
             return None
-
-    def up(self) -> bool:
-        return self.failed is None or _since(self.failed) >= _CACHE_REST
 
     def seek(self, flight: _Flight, judge: Callable[[_Flight, Token, Moment], _Held | None]) -> _Held | None:
         """A token to use; or None where it is time to fetch one, with the lock if there is one."""
@@ -1763,10 +1699,9 @@ class _Shared:
         while True:
             found = self.read()
             held = None if found is None else judge(flight, *found)
-            if held is not None or flight.lock is not None or flight.looks or not self.locks:
+            done = held is not None or flight.lock is not None or flight.why == "look" or not self.locks
+            if done or self.resting() or _since(flight.since) >= patience:
                 return held
-            if not self.up() or _since(flight.since) >= patience:
-                return None
             lock = lock or self.ask(self.cache, "lock", self.key + ".lock", timeout=self.limit)
             if self.ask(lock, "acquire", blocking=False):
                 flight.lock = lock  # and look again: the one before us may have left a token
@@ -1801,10 +1736,9 @@ class _Shared:
             entry.update(refresh_in=_seconds(raw.get("refresh_in")), obtained_at=held.obtained)
             seconds = min(max(1, int(held.left())), _LONGEST_ENTRY)
             self.ask(self.cache, "set", self.key, json.dumps(entry), seconds)
-        lock, flight.lock = flight.lock, None
         try:
-            if lock is not None:
-                lock.release()
+            if flight.lock is not None:
+                flight.lock.release()
         except Exception:  # it has a time-out, which may have passed
             pass
 
@@ -2321,9 +2255,11 @@ _HEAD_LINES = 100
 _INTERIM_MOST = 20  # 1xx answers before the real one
 _FRAMING = frozenset(("content-length", "transfer-encoding", "connection", "content-encoding"))
 _PIECE = 64 << 10  # bytes that are read at a time; of a body, that leave together with the head
-_WORD_CHARS = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # RFC 9110, 5.6.2
 _SAFE = "".join(map(chr, range(0x21, 0x7F)))  # what stays as it is when a URL is encoded
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))  # RFC 9110 section 9.2.2
+_HEAD_END, _LINE_END = re.compile(rb"\n\r?\n"), re.compile(rb"\n")
+
+_title = functools.lru_cache(maxsize=256)(str.title)  # a header's name as it is usually written
 
 
 class _NoAnswer(urllib.error.URLError):
@@ -2345,29 +2281,16 @@ class _URL:
     __slots__ = ("authority", "site", "target")
 
     def __init__(self, url: str) -> None:
-        scheme, _, rest = url.partition("://")
-        scheme = scheme.lower()
-        self.authority, target = _cut(rest)
-        target = target.partition("#")[0]
+        label = r"[-\w~!$&'()*+,;=]+"
+        host = rf"\[[0-9a-f:.]+\]|{label}(?:\.{label})*\.?"
+        form = rf"(https?)://(({host})(?::(\d{{0,5}}))?)([/?][!\"$-~]*)?(?:#[!-~]*)?"
+        match = re.fullmatch(form, url, re.ASCII | re.IGNORECASE)
+        if match is None or not 0 < int(match[4] or 1) < 65536:
+            raise ValueError("it must be like https://host:port/path, with no user name, %, backslash or space")
+        scheme, self.authority, name, port, target = match.groups("")
         self.target = target if target[:1] == "/" else "/" + target
-        if scheme not in _DEFAULT_PORT or rest == url:
-            raise ValueError("it must begin with https:// (or http://)")
-        self.site: Origin = (scheme, *_host_and_port(self.authority, _DEFAULT_PORT[scheme]))
-
-
-def _cut(rest: str) -> tuple[str, str]:
-    """Authority and path, of what stands behind `://`."""
-    end = min(at for at in (rest.find("/"), rest.find("?"), rest.find("#"), len(rest)) if at >= 0)
-    return rest[:end], rest[end:]
-
-
-def _host_and_port(authority: str, default: int) -> tuple[str, int]:
-    host = authority.lower()
-    name = r"\[[0-9a-f:.]+\]|(?!.*\.\.)[-\w~!$&'()*+,;=][-.\w~!$&'()*+,;=]*"
-    match = re.fullmatch(rf"({name})(?::(\d{{0,5}}))?", host, re.ASCII)
-    if match is None or not 0 < int(match[2] or 1) < 65536:
-        raise ValueError("its host or port is malformed, or has a user name, %, backslash or space before it")
-    return match[1].strip("[]"), int(match[2] or default)
+        scheme = scheme.lower()
+        self.site: Origin = (scheme, name.lower().strip("[]"), int(port or _DEFAULT_PORT[scheme]))
 
 
 _parse = functools.lru_cache(maxsize=256)(_URL)  # a call looks at its URL several times
@@ -2379,39 +2302,31 @@ def _origin(url: str) -> Origin:
 
 def _place(url: str) -> str:
     """Where a URL leads, for a message: its path and query may hold what nobody else should see."""
-    scheme, host, port = _origin(url)
-    host = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{host}" + ("" if port == _DEFAULT_PORT[scheme] else f":{port}")
+    return f"{_origin(url)[0]}://{_parse(url).authority.lower()}"
 
 
 @functools.lru_cache(maxsize=256)
 def _is_loopback(host: str) -> bool:
-    parts = host.split(".")
-    quad = len(parts) == 4 and parts[0] == "127" and all(part.isdigit() and int(part[:4]) < 256 for part in parts)
-    return quad or host in ("localhost", "::1")
+    return re.fullmatch(r"localhost|::1|127(\.(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])){3}", host, re.ASCII) is not None
 
 
 def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> Any:
     """The URL with spaces and non-ASCII encoded; ValueError where token or secret must not go, without the value."""
     if not isinstance(url, str):
         raise (ValueError if url is None else TypeError)(f"{name} must be a URL such as https://host/path{hint}")
-    if not url.isprintable() and any(letter < " " or letter == "\x7f" for letter in url):
+    if re.search(r"[\0-\x1f\x7f]", url):
         raise ValueError(f"{name} has control characters, such as a line end: take them off, or encode them")
     try:
         if not _is_visible(url):
-            scheme, mark, rest = url.partition("://")
-            authority, rest = _cut(rest)
-            if not authority.isascii():
-                plain = authority.encode("idna").decode()
-                if any(plain.count(mark) != authority.count(mark) for mark in "/?#@:"):
-                    raise ValueError("its host has characters that turn into others")
-                authority = plain
-            url = scheme + mark + authority + urllib.parse.quote(rest, _SAFE)
+            start, host, rest = re.findall(r"^(.*?://|)([^/?#]*)(.*)", url)[0]
+            plain = host if host.isascii() else host.encode("idna").decode()
+            if any(plain.count(mark) != host.count(mark) for mark in "/?#@:"):
+                raise ValueError("its host has characters that turn into others")
+            url = start + plain + urllib.parse.quote(rest, _SAFE)
         scheme, host, _ = _origin(url)
-    except UnicodeError:
-        raise ValueError(f"{name} has characters that no URL can have{hint}") from None
     except ValueError as error:
-        raise ValueError(f"{name} is no usable URL: {error}{hint}") from None
+        why = "it has characters that no URL can have" if isinstance(error, UnicodeError) else error
+        raise ValueError(f"{name} is no usable URL: {why}{hint}") from None
     if scheme == "http" and not allow_http and not _is_loopback(host):
         raise ValueError(f"{name} must begin with https:// (http:// is for loopback, or with allow_http=True)")
     return url
@@ -2420,7 +2335,7 @@ def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> Any:
 @functools.lru_cache(maxsize=256)
 def _word(name: str) -> str:
     """A method or the name of a header in lower case, or "" if it is none (RFC 9110 section 5.6.2)."""
-    return "" if name == "" or not name.isascii() or name.encode().translate(None, _WORD_CHARS) else name.lower()
+    return name.lower() if re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) else ""
 
 
 def _check_head(method: str, headers: Iterable[tuple[str, Any]]) -> None:
@@ -2428,32 +2343,26 @@ def _check_head(method: str, headers: Iterable[tuple[str, Any]]) -> None:
     if not isinstance(method, str) or not _word(method):
         raise (ValueError if isinstance(method, str) else TypeError)("method must be one word, such as GET")
     for name, value in headers:
-        if not isinstance(name, str):
-            raise TypeError(f"headers must have names that are str, not {type(name).__name__}")
-        if not _word(name):
-            raise ValueError(f"headers: {_clean(ascii(name))} is no name of a header")
+        if not isinstance(name, str) or not _word(name):
+            kind = ValueError if isinstance(name, str) else TypeError
+            raise kind(f"headers: {_clean(ascii(name))} is no name of a header")
         text = str(value)
-        if not (text.isascii() and text.isprintable()) and (max(text) > "\xff" or any(c in text for c in "\r\n\0")):
+        if not (text.isascii() and text.isprintable()) and re.search("[\r\n\0\u0100-\U0010ffff]", text):
             raise ValueError(f"headers: the value of {name} has line ends, NUL or characters beyond Latin-1: encode it")
 
 
 class _Connection:
     """A socket, and what was read from it before it was asked for."""
 
+    timeout: float | None = None  # seconds for each step
+    heard = False  # whether a byte of the answer came
+    poll: Any = None
+
     def __init__(self, sock: socket.socket, deadline: float | None) -> None:
         self.sock = sock
-        self.ahead: bytes | bytearray = b""
-        self.at = 0  # where the part of it begins that is not used yet
+        self.deadline = deadline  # monotonic time at which all steps together must have ended
+        self.ahead = bytearray()
         self.since = _now()  # when it became idle
-        self.poll: Any = None
-        self.reset(None, deadline)
-
-    def reset(self, timeout: float | None, deadline: float | None) -> None:
-        """Make ready for an exchange. deadline: monotonic time at which all its steps together must have ended."""
-        self.deadline = deadline
-        self.heard = False  # whether a byte of an answer came
-        if deadline is None and self.sock.gettimeout() != timeout:
-            self.sock.settimeout(timeout)
 
     def is_alive(self) -> bool:
         """Whether the server has neither closed it nor sent anything while it was idle."""
@@ -2473,94 +2382,133 @@ class _Connection:
             return False
         return _since(self.since) < _IDLE_LIMIT
 
-    def pace(self) -> None:
+    def pace(self, deadline: float | None) -> None:
         """Give the next step the time that is left: a server that drips must not stretch it."""
-        if self.deadline is not None:
-            left = self.deadline - time.monotonic()
-            if left <= 0:
+        left = self.timeout if deadline is None else deadline - time.monotonic()
+        if left != self.sock.gettimeout():
+            if left is not None and left <= 0:
                 raise socket.timeout("timed out")
             self.sock.settimeout(left)
 
+    def ask(self, request: Any, head: bytes, length: int | None, home: tuple[_Pool, Key]) -> _Answer:
+        """Send a request, and read its answer up to the body, at whose end the connection goes home."""
+        self.timeout, self.deadline, self.heard = _timeout_of(request), getattr(request, "deadline", None), False
+        try:
+            broken = self.write(head, request.data, length)
+            try:
+                answer = self.read_head()
+            except OSError as error:
+                raise broken or error from None
+            return _Answer(request, answer, _Body(self, request.get_method(), answer, None if broken else home))
+        except BaseException:
+            self.sock.close()
+            raise
+
     def write(self, head: bytes, data: Any, length: int | None) -> OSError | None:
         """Send a request; return what broke it off, since the server may have answered early."""
-        if data is None or (isinstance(data, bytes) and length is not None and len(data) <= _PIECE):
-            pieces: Iterable[bytes] = (head + data if data else head,)
-        else:
-            pieces = itertools.chain((head,), _pieces(data, length))
-        for piece in pieces:
-            self.pace()
+        small = data is None or (isinstance(data, bytes) and length is not None and len(data) <= _PIECE)
+        for piece in (head + (data or b""),) if small else itertools.chain((head,), _pieces(data, length)):
+            self.pace(self.deadline)
             try:
                 self.sock.sendall(piece)
             except (ConnectionError, ssl.SSLError) as error:
                 return error
         return None
 
-    def receive(self, size: int = _PIECE) -> bytes:
+    def tunnel(self, authority: str, credentials: str | None) -> None:
+        """Have the proxy connect this to the server (RFC 9110 section 9.3.6)."""
+        headers = {"Host": authority, **({"Proxy-Authorization": credentials} if credentials else {})}
+        self.write(_head("CONNECT", authority, headers), None, 0)
+        _, status, reason, *_ = self.read_head()
+        if not 200 <= status < 300 or self.ahead:
+            reason = _clean(reason, (credentials or "").split(" ")[1:])
+            raise OSError(f"the proxy refused the tunnel: {status} {reason}")
+
+    def secure(self, context: ssl.SSLContext, host: str) -> None:
+        # Ragged ends: a body without a length that somebody cut off must not pass for a whole one (RFC 9112, 9.8).
+        options: Any = {"do_handshake_on_connect": False, "suppress_ragged_eofs": False}
+        # Bytes, since a str is taken through encodings.idna, whose import takes a millisecond.
+        self.sock = context.wrap_socket(self.sock, server_hostname=host.encode(), **options)
+        self.pace(self.deadline)
+        self.sock.do_handshake()
+
+    def receive(self, size: int, deadline: float | None) -> bytes:
         """What the socket has, as soon as there is anything; b"" at the end."""
-        self.pace()
+        self.pace(deadline)
         data = self.sock.recv(size)
         self.heard = self.heard or data != b""
         return data
 
     def some(self, size: int) -> bytes:
-        """Up to `size` bytes, as soon as there are any; b"" at the end."""
-        data = bytes(self.ahead[self.at : self.at + size])
-        self.at += len(data)
-        return data or self.receive(min(size, _PIECE))
+        if not self.ahead:
+            return self.receive(min(size, _PIECE), self.deadline)
+        data = bytes(self.ahead[:size])
+        del self.ahead[:size]
+        return data
 
-    def until(self, marks: tuple[bytes, ...], limit: int) -> bytes:
-        """What comes up to the first of the marks, with it; within one time-out, however slowly it drips."""
-        given, timeout, seen = self.deadline, self.sock.gettimeout(), 0
-        try:
-            while True:
-                end, length = len(self.ahead), 0
-                for mark in marks:
-                    at = self.ahead.find(mark, self.at + seen, end)  # the first of them: before what was found already
-                    if at >= 0:
-                        end, length = at, len(mark)
-                if end - self.at > limit:
-                    raise _Nonsense(f"more than {limit} bytes of header, or of one of its lines")
-                if length:
-                    return self.some(end + length - self.at)
-                seen = max(0, end - self.at - 2)
-                if seen and timeout and self.deadline is None:
-                    self.deadline = time.monotonic() + timeout
-                self.more()
-        finally:
-            if self.deadline is not given:
-                self.deadline = given
-                self.sock.settimeout(timeout)
-
-    def more(self) -> None:
-        """Read on, behind what was read ahead."""
-        data = self.receive()
-        if not data:
-            raise http.client.RemoteDisconnected("the connection was closed before the answer was complete")
-        if self.at == len(self.ahead):
-            self.ahead = data
-        else:
-            self.ahead = bytearray(self.ahead)  # grows in place, however small the pieces
-            del self.ahead[: self.at]
+    def until(self, mark: re.Pattern[bytes], limit: int) -> bytes:
+        """What comes up to the mark, with it; within one time-out, however slowly it drips."""
+        seen, deadline = 0, self.deadline
+        while True:
+            found = mark.search(self.ahead, seen)
+            size = found.end() if found else len(self.ahead)
+            if size > limit:
+                raise _Nonsense(f"more than {limit} bytes of header, or of one of its lines")
+            if found:
+                return self.some(size)
+            if self.ahead and self.timeout and deadline is None:
+                deadline = time.monotonic() + self.timeout
+            seen = max(0, size - 2)
+            data = self.receive(_PIECE, deadline)
+            if not data:
+                raise http.client.RemoteDisconnected("the connection was closed before the answer was complete")
             self.ahead += data
-        self.at = 0
 
-    def answer(self, broken: OSError | None = None) -> Head:
-        """Read the head of the answer, after any 1xx (RFC 9110 section 15.2)."""
-        try:
-            for _ in range(_INTERIM_MOST):
-                text = self.until((b"\n\r\n", b"\n\n"), _HEAD_LIMIT).decode("iso-8859-1").replace("\r\n", "\n")
-                line, _, rest = text[:-1].partition("\n")
-                minor, status = _status(line[:13])
-                if status == 101 or len(line) > _LINE_LIMIT or rest[:1] in (" ", "\t"):
-                    raise _Nonsense("the answer does not begin as HTTP/1.1 does")  # unquoted: it may echo a secret
-                if "\r" in text or "\0" in text:
-                    raise _Nonsense("a header line has a bare CR, or NUL")
-                fields, framing = _header_fields(rest)
-                if status >= 200:
-                    return minor, status, line[13:], fields, framing
-            raise _Nonsense(f"more than {_INTERIM_MOST} interim answers")
-        except OSError as error:
-            raise broken or error from None
+    def section(self) -> tuple[str, list[tuple[str, str]], dict[str, str]]:
+        """A line, the header fields below it (RFC 9112 section 5), and by name what the transport itself looks at."""
+        text = self.until(_HEAD_END, _HEAD_LIMIT).decode("iso-8859-1").replace("\r\n", "\n")
+        if "\r" in text or "\0" in text:
+            raise _Nonsense("a header line has a bare CR, or NUL")
+        start, _, text = text[:-1].partition("\n")
+        if "\n " in text or "\n\t" in text:  # RFC 9112 section 5.2: folded lines
+            text = re.sub(r"\n[ \t]+", " ", text)
+        lines = text.split("\n")
+        longest = 0 if len(text) < _LINE_LIMIT else max(map(len, lines))
+        if len(lines) > _HEAD_LINES + 1 or max(longest, len(start)) > _LINE_LIMIT:
+            raise _Nonsense(f"more than {_HEAD_LINES} header lines, or one of more than {_LINE_LIMIT} bytes")
+        fields = []
+        framing: dict[str, str] = {}
+        for line in lines[:-1]:
+            name, colon, value = line.partition(":")
+            word, value = _word(name), value.strip(" \t")
+            if not colon or not word:
+                raise _Nonsense("a header line that is none")
+            fields.append((name, value))
+            if word in _FRAMING:
+                framing[word] = f"{framing[word]},{value}" if word in framing else value
+        return start, fields, framing
+
+    def read_head(self) -> Head:
+        """Read the head of an answer, after any 1xx (RFC 9110 section 15.2, RFC 9112 section 4)."""
+        for _ in range(_INTERIM_MOST):
+            start, fields, framing = self.section()
+            minor, status = _status(start[:13])
+            if status == 101:
+                raise _Nonsense("the answer does not begin as HTTP/1.1 does")  # unquoted: it may echo a secret
+            if status >= 200:
+                return minor, status, start[13:], fields, framing
+        raise _Nonsense(f"more than {_INTERIM_MOST} interim answers")
+
+    def next_chunk(self) -> int:
+        """Read up to the data of a chunk (RFC 9112 section 7.1), and return its size; 0 behind all trailers."""
+        line = self.until(_LINE_END, _LINE_LIMIT)
+        match = re.fullmatch(rb"([0-9a-fA-F]{1,16})[ \t]*(;.*)?\r\n", line)
+        if match is None:
+            raise _Nonsense("a chunk without a valid size")
+        if int(match[1], 16) == 0:
+            self.ahead[:0] = line  # the last one and the trailers look like a head
+            self.section()
+        return int(match[1], 16)
 
 
 @functools.lru_cache(maxsize=64)
@@ -2570,103 +2518,59 @@ def _status(start: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 101)
 
 
-def _header_fields(text: str) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    """Names and values of header lines (RFC 9112 section 5), and by name what the transport itself looks at."""
-    if "\n " in text or "\n\t" in text:  # RFC 9112 section 5.2: folded lines
-        text = re.sub(r"\n[ \t]+", " ", text)
-    lines = text.split("\n")
-    if len(lines) > _HEAD_LINES + 1 or (len(text) > _LINE_LIMIT and max(map(len, lines)) > _LINE_LIMIT):
-        raise _Nonsense(f"more than {_HEAD_LINES} header lines, or one of more than {_LINE_LIMIT} bytes")
-    found = []
-    framing: dict[str, str] = {}
-    for line in lines[:-1]:
-        name, colon, value = line.partition(":")
-        word, value = _word(name), value.strip(" \t")
-        if not colon or not word:
-            raise _Nonsense("a header line that is none")
-        found.append((name, value))
-        if word in _FRAMING:
-            framing[word] = f"{framing[word]},{value}" if word in framing else value
-    return found, framing
-
-
-def _frame(method: str, head: Head) -> tuple[int | None, bool, bool]:
-    """Length, chunked, and whether the connection can be kept (RFC 9112 section 6.3), without any guess."""
-    minor, status, _, _, framing = head
-    length, coding = framing.get("content-length"), framing.get("transfer-encoding")
-    if length is not None and not (length.isascii() and length.isdigit() and len(length) < 19):
-        lengths = {one.strip(" \t") for one in length.split(",")}  # RFC 9110 section 8.6: the same one twice
-        length = lengths.pop()
-        if lengths or not (length.isascii() and length.isdigit() and len(length) < 19):
-            raise _Nonsense("a Content-Length that is no length, or several that differ")
-    if coding is not None and coding.lower() != "chunked":
-        raise _Nonsense("a Transfer-Encoding other than chunked")
-    options = framing.get("connection", "").lower()
-    keep = minor == 1 and "close" not in [one.strip(" \t") for one in options.split(",")]
-    keep = keep and (length is None or coding is None)
-    if method == "HEAD" or status in (204, 304):
-        return 0, False, keep
-    if coding is not None:
-        return 0, True, keep
-    return (None, False, False) if length is None else (int(length), False, keep)
-
-
 class _Body:
     """The body of one answer (RFC 9112 section 6), and no byte of what follows it."""
 
-    def __init__(self, connection: _Connection, frame: tuple[int | None, bool, bool], home: Any) -> None:
-        self.connection: _Connection | None = connection
-        self._left, self._chunked, keep = frame  # bytes left, of it or of this chunk; None: to the end
-        self._home: tuple[_Pool, Key] | None = home if keep else None  # where the connection goes at the end
+    def __init__(self, connection: _Connection, method: str, head: Head, home: tuple[_Pool, Key] | None) -> None:
+        minor, status, _, _, framing = head  # RFC 9112 section 6.3, without any guess
+        length, coding = framing.get("content-length"), framing.get("transfer-encoding")
+        if coding is not None and coding.lower() != "chunked":
+            raise _Nonsense("a Transfer-Encoding other than chunked")
+        if length is not None and not (length.isascii() and length.isdigit() and len(length) < 19):
+            same = re.fullmatch(r"(\d{1,18})([ \t]*,[ \t]*\1)*", length, re.ASCII)  # RFC 9110 section 8.6
+            if same is None:
+                raise _Nonsense("a Content-Length that is no length, or several that differ")
+            length = same[1]
+        none = method == "HEAD" or status in (204, 304)
+        self._chunked = coding is not None and not none
+        # How much is left, of it or of this chunk; None: up to the end of the connection.
+        self._left = 0 if none or self._chunked else None if length is None else int(length)
+        clear = minor == 1 and "close" not in framing.get("connection", "").lower() and None in (length, coding)
+        self._home = home if clear and self._left is not None else None  # where the connection goes at the end
+        self.connection: _Connection | None = connection  # None at the end
         if self._left == 0 and not self._chunked:
             self._end(connection)
 
-    def read(self, size: int = _PIECE) -> bytes:
+    def take(self, size: int = _PIECE) -> bytes:
         """Up to `size` bytes, as soon as there are any; b"" at the end."""
         if self.connection is None:
             return b""
         try:
-            return self._some(self.connection, size)
+            if self._left == 0:
+                self._left = self.connection.next_chunk()
+            return self._take(self.connection, size)
         except OSError as error:
             self.close()
             if isinstance(error, urllib.error.URLError):
                 raise
             raise urllib.error.URLError(error) from error
 
-    def _some(self, connection: _Connection, size: int) -> bytes:
-        if self._chunked and self._left == 0:  # RFC 9112 section 7.1
-            whole = connection.until((b"\n",), _LINE_LIMIT)
-            line = whole.partition(b";")[0].rstrip(b" \t\r\n")
-            if whole[-2:] != b"\r\n" or not 0 < len(line) <= 16 or line.translate(None, b"0123456789abcdefABCDEF"):
-                raise _Nonsense("a chunk without a valid size")
-            self._left = int(line, 16)
-            if self._left == 0:
-                for _ in range(_HEAD_LINES):  # trailers
-                    line = connection.until((b"\n",), _LINE_LIMIT)
-                    if line in (b"\r\n", b"\n"):
-                        self._end(connection)
-                        return b""
-                    if b"\0" in line or b"\r" in line[:-2]:
-                        raise _Nonsense("a trailer line has a bare CR, or NUL")
-                    _header_fields(line.decode("iso-8859-1"))
-                raise _Nonsense(f"more than {_HEAD_LINES} trailer lines")
-        data = connection.some(size if self._left is None else min(size, self._left))
-        if self._left is not None:
+    def _take(self, connection: _Connection, size: int) -> bytes:
+        data = b"" if self._left == 0 else connection.some(size if self._left is None else min(size, self._left))
+        if self._left:
             if not data:
                 raise http.client.RemoteDisconnected("the connection was closed in the middle of the body")
             self._left -= len(data)
-            if self._chunked and self._left == 0 and connection.until((b"\n",), _LINE_LIMIT) != b"\r\n":
+            if self._chunked and self._left == 0 and connection.until(_LINE_END, _LINE_LIMIT) != b"\r\n":
                 raise _Nonsense("a chunk that does not end where it should")
-        if not self._chunked and (self._left == 0 or not data):
+        if not data or (self._left == 0 and not self._chunked):
             self._end(connection)
         return data
 
     def _end(self, connection: _Connection) -> None:
-        """Keep the connection, unless more came than the answer."""
-        if self._home is not None and connection.at == len(connection.ahead):
-            pool, key = self._home
+        if self._home is not None and not connection.ahead:  # else more came than the answer
             self.connection = None
-            pool.give(key, connection)
+            self._home[0].give(self._home[1], connection)
         self.close()
 
     def close(self) -> None:
@@ -2685,21 +2589,29 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._body.read(len(buffer))
+        data = self._body.take(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
 
+class _BufferLater:
+    """The `fp` of an _Answer, made when it is asked for: verbs do without, and it takes 8 KiB."""
+
+    def __get__(self, answer: Any, kind: Any) -> Any:
+        answer.fp = io.BufferedReader(_Reader(answer.body))
+        return answer.fp
+
+
 class _Answer(http.client.HTTPResponse):
-    """An HTTPResponse whose body comes from _Body, so that none of its own framing is used."""
+    """An HTTPResponse that reads from _Body, so that none of its own framing is used."""
 
-    _reader: Any = None  # made when the caller reads by himself: its buffer has 8 KiB
-    debuglevel = 0
-    chunked, length, chunk_left, will_close = False, None, None, True
+    fp: Any = _BufferLater()
+    chunked, length, will_close = False, None, True
+    flush = io.IOBase.flush  # HTTPResponse's wants the fp
 
-    def __init__(self, body: _Body, request: Any, head: Head) -> None:  # not super(): it wants a socket
-        self._method, self.url, self.body = request.get_method(), request.full_url, body
+    def __init__(self, request: Any, head: Head, body: _Body) -> None:  # not super(): it wants a socket
         minor, self.status, self.reason, fields, framing = head
+        self._method, self.url, self.body = request.get_method(), request.full_url, body
         if self.reason != http.client.responses.get(self.status):
             self.reason = _clean(self.reason, _sent_with(request))
         self.coding = framing.get("content-encoding", "").lower()
@@ -2708,28 +2620,23 @@ class _Answer(http.client.HTTPResponse):
         for name, value in fields:
             self.headers.set_raw(name, value)
 
-    @property
-    def fp(self) -> Any:
-        """What HTTPResponse reads from; None at the end."""
-        if self._reader is None:
-            self._reader = io.BufferedReader(_Reader(self.body))
-        return self._reader or None
-
-    @fp.setter
-    def fp(self, reader: Any) -> None:
-        self._reader = reader or False
-
     def close(self) -> None:
-        """Close the body, and with it the connection if something is left of it."""
         self.body.close()
-        self._reader = self._reader or False
-        super().close()
+        self.fp = None
+        io.IOBase.close(self)
 
-    def __reduce__(self) -> NoReturn:
+    def __reduce__(self) -> NoReturn:  # of an error's fp: it holds headers and connection
         raise TypeError("an answer that is read from a connection cannot be pickled")
 
-    def flush(self) -> None:
-        """Do nothing: urllib's would complain where the garbage collector has closed the body first."""
+
+def _close_idle(idles: Iterable[deque[_Connection]], after: float | None = None) -> None:
+    """Close idle connections, or those that have been idle for longer than `after` seconds."""
+    for idle in list(idles):
+        try:
+            while after is None or _since(idle[0].since) > after:
+                idle.popleft().sock.close()
+        except IndexError:  # no more
+            pass
 
 
 class _Pool:
@@ -2741,73 +2648,53 @@ class _Pool:
         self._context = context
         self._lean = False  # whether the context knows the hashed directory only
         self._making: dict[int, threading.Lock] = {}  # by process, since a fork copies a lock; guards the two above
-        self._coming: dict[tuple[Any, ...], threading.Event] = {}  # connections that are being opened ahead
-        self._idle: dict[tuple[Any, ...], deque[_Connection]] = {}
+        self._coming: dict[Key, threading.Event] = {}  # connections that are being opened ahead
+        self._idle: dict[Key, deque[_Connection]] = {}
+        weakref.finalize(self, _close_idle, self._idle.values())  # before the collector warns of open sockets; at exit
 
-    def context(self) -> ssl.SSLContext:
-        """The SSLContext; the default one is made at first use, since loading the CA bundle takes 20 ms."""
+    def close(self) -> None:
+        _close_idle(self._idle.values())
+
+    def context(self, whole: bool = False) -> tuple[ssl.SSLContext, bool]:
+        """The SSLContext, and whether it knows the hashed directory only; if `whole`, it learns the rest.
+
+        Made at first use, since the CA bundle takes 20 ms; of the directory OpenSSL reads the one file that it needs.
+        """
         with self._making.setdefault(os.getpid(), threading.Lock()):
             if self._context is None:
-                self._make_context()
-        return self._context  # type: ignore[return-value]
-
-    def _make_context(self) -> None:
-        """From a hashed directory OpenSSL reads one certificate instead of all, and only when it needs it."""
-        directory = None if "SSL_CERT_FILE" in os.environ else ssl.get_default_verify_paths().capath
-        hashed = re.compile(r"[0-9a-f]{8}\.[0-9]+")
-        lean = os.access(directory or "", os.R_OK) and any(map(hashed.fullmatch, os.listdir(directory)))
-        context = ssl.create_default_context(capath=directory if lean else None)
-        context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)  # Python 3.8, 3.9: 1.0 else
-        # Python 3.8, 3.9: set without a name, and a body that somebody cut off would pass for a whole one.
-        context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0x80)
-        self._lean, self._context = lean, context
-
-    def secure(self, connection: _Connection, host: str) -> bool:
-        """Begin TLS; False if that is worth another try, with all of the default certificates."""
-        context = self.context()
-        lean = self._lean
-        try:
-            # Bytes, since a str is taken through encodings.idna, whose import takes a millisecond.
-            name = host.encode()
-            # Ragged ends: a body without a length that somebody cut off must not pass for a whole one (RFC 9112, 9.8).
-            connection.sock = context.wrap_socket(
-                connection.sock, server_hostname=name, do_handshake_on_connect=False, suppress_ragged_eofs=False
-            )
-            connection.pace()
-            connection.sock.do_handshake()
-        except ssl.SSLCertVerificationError:
-            if not lean:
-                raise
-            with self._making.setdefault(os.getpid(), threading.Lock()):
-                if self._lean:
-                    context.load_default_certs()  # now the verdict is that of Python's own default
+                path = None if "SSL_CERT_FILE" in os.environ else ssl.get_default_verify_paths().capath
+                hashed = re.compile(r"[0-9a-f]{8}\.[0-9]+")
+                self._lean = os.access(path or "", os.R_OK) and any(map(hashed.fullmatch, os.listdir(path)))
+                context = ssl.create_default_context(capath=path if self._lean else None)
+                context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)  # Python 3.8, 3.9
+                # Python 3.8, 3.9: set without a name, and a body that somebody cut off would pass for a whole one.
+                context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0x80)
+                self._context = context
+            if whole and self._lean:
+                self._context.load_default_certs()  # now the verdict is that of Python's own default
                 self._lean = False
-            return False
-        return True
+            return self._context, self._lean
 
     def open_ahead(self, site: Origin, timeout: float | None) -> Callable[[], None]:
         """Open a connection in a thread of its own, while a token is fetched; return what drops it again."""
         key: Key = (os.getpid(), site, None, None)  # floor: Python 3.7 cannot read it without ()
-        wanted = [True]
+        done, dropped = threading.Event(), threading.Event()
 
         def connect() -> None:
             try:
-                connection = self._connect(key, None if timeout is None else time.monotonic() + timeout)
-                connection.deadline = None
-                self.give(key, connection)
+                self.give(key, self._connect(key, None if timeout is None else time.monotonic() + timeout))
             except Exception as error:  # whoever needs the connection will see for himself
                 _log("debug", "no connection ahead: %s", type(error).__name__)
             finally:
                 self._coming.pop(key, None)
                 done.set()
-                if not wanted:
-                    drop()
+            if dropped.is_set():
+                drop()
 
         def drop() -> None:
-            wanted.clear()
-            self.close((self._idle.get(key, deque()),))
+            dropped.set()
+            _close_idle((self._idle.get(key, deque()),))
 
-        done = threading.Event()
         if not self._idle.get(key) and self._coming.setdefault(key, done) is done:
             try:
                 threading.Thread(target=connect, name="oauth_session connection", daemon=True).start()
@@ -2816,117 +2703,64 @@ class _Pool:
                 done.set()
         return drop
 
-    def take(self, key: Key, wait: float | None = None) -> _Connection | None:
+    def take(self, key: Key, wait: float | None) -> _Connection | None:
         """An idle connection that is still alive."""
         coming = self._coming.get(key)
         if coming is not None:
             coming.wait(wait)
-        while True:
-            try:
+        try:
+            while True:
                 connection = self._idle[key].pop()
-            except (KeyError, IndexError):
-                return None
-            if connection.is_alive():
-                return connection
-            connection.sock.close()
+                if connection.is_alive():
+                    return connection
+                connection.sock.close()
+        except (KeyError, IndexError):
+            return None
 
     def give(self, key: Key, connection: _Connection) -> None:
-        idle = self._idle.get(key)
-        if idle is None:
-            idle = self._idle.setdefault(key, deque())
+        idle = self._idle.setdefault(key, deque())
         if key[0] != os.getpid() or len(idle) >= _IDLE_MOST:  # read to its end in a forked child: it is the parent's
             connection.sock.close()
             return
         connection.since = _now()
         idle.append(connection)
         if len(idle) > 1:
-            self.close((idle,), _IDLE_LIMIT)
-
-    def close(self, idles: Iterable[deque[_Connection]] | None = None, after: float | None = None) -> None:
-        """Close the idle connections, or those that have been idle for longer than `after` seconds."""
-        for idle in list(self._idle.values()) if idles is None else idles:
-            try:
-                while after is None or _since(idle[0].since) > after:
-                    idle.popleft().sock.close()
-            except IndexError:  # no more
-                pass
+            _close_idle((idle,), _IDLE_LIMIT)
 
     def exchange(self, request: Any) -> _Answer:
         """Send a request, on a kept connection where there is one, and return its answer."""
         method, head, length, key = _prepare(request)
-        data, timeout, deadline = request.data, _timeout_of(request), getattr(request, "deadline", None)
-        begun = time.monotonic()
+        timeout, begun = _timeout_of(request), time.monotonic()
         connection = self.take(key, timeout)
-        # Once more, on a new connection, where the server may have closed a kept one while it was idle.
-        again = connection is not None and method in _IDEMPOTENT and (data is None or isinstance(data, bytes))
-        while True:
+        if connection is not None:
             try:
-                if connection is None:
-                    by = deadline if deadline is not None or timeout is None else begun + timeout
-                    connection = self._connect(key, by)
-                connection.reset(timeout, deadline)
-                broken = connection.write(head, data, length)
-                answer = connection.answer(broken)
-                body = _Body(connection, _frame(method, answer), None if broken else (self, key))
-                return _Answer(body, request, answer)
-            except BaseException as error:
-                again = again and connection is not None and not connection.heard
-                if connection is not None:
-                    connection.sock.close()
-                if isinstance(error, urllib.error.URLError) or not isinstance(error, OSError):
+                return connection.ask(request, head, length, (self, key))
+            except OSError as error:  # the server may have closed it while it was idle: once more, on a new one
+                again = method in _IDEMPOTENT and (request.data is None or isinstance(request.data, bytes))
+                if connection.heard or not again or isinstance(error, socket.timeout):
                     raise
-                if not again or isinstance(error, socket.timeout):
-                    failure = _NoAnswer(error)
-                    failure.place = _place(request.full_url)
-                    raise failure from error
-                connection, again, begun = None, False, time.monotonic()
+        by = getattr(request, "deadline", None if timeout is None else begun + timeout)
+        return self._connect(key, by).ask(request, head, length, (self, key))
 
     def _connect(self, key: Key, deadline: float | None) -> _Connection:
         _, (scheme, host, port), proxy, credentials = key
-        address = _host_and_port(proxy, 80) if proxy else (host, port)
-        self.close(after=_IDLE_LIMIT if sum(map(len, list(self._idle.values()))) <= 2 * _IDLE_MOST else None)
+        many = sum(map(len, list(self._idle.values()))) > 2 * _IDLE_MOST
+        _close_idle(self._idle.values(), None if many else _IDLE_LIMIT)
+        context, lean = self.context() if scheme == "https" else (None, False)
+        address = _origin("http://" + proxy)[1:] if proxy else (host, port)
         connection = _Connection(_open_socket(*address, deadline), deadline)
         try:
-            if proxy:  # RFC 9110 section 9.3.6
-                authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-                headers = {"Host": authority, **({"Proxy-Authorization": credentials} if credentials else {})}
-                broken = connection.write(_head("CONNECT", authority, headers), None, 0)
-                _, status, reason, *_ = connection.answer(broken)
-                if not 200 <= status < 300 or connection.at < len(connection.ahead):
-                    reason = _clean(reason, (credentials or "").split(" ")[1:])
-                    raise OSError(f"the proxy refused the tunnel: {status} {reason}")
-            if scheme == "https" and not self.secure(connection, host):
-                connection.sock.close()
-                return self._connect(key, deadline)
-        except BaseException:
+            if proxy:
+                connection.tunnel(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", credentials)
+            if context is not None:
+                connection.secure(context, host)
+            return connection
+        except BaseException as error:
             connection.sock.close()
-            raise
-        return connection
-
-
-_title = functools.lru_cache(maxsize=256)(str.title)  # a header's name as it is usually written
-
-
-def _prepare(request: Any) -> tuple[str, bytes, int | None, Key]:
-    """What a Request asks for, checked: method, head, length of the body, and the key of its connections.
-
-    The URL counts, not what urllib made of it: a proxy on a Request that is used again would mix up its fields.
-    """
-    url, method, proxy = _parse(request.full_url), request.get_method(), request.host
-    headers = {"Host": url.authority}
-    for fields in (request.headers, request.unredirected_hdrs):
-        for name, value in fields.items():
-            headers[_title(name)] = value if isinstance(value, str) else str(value)
-    site, target, credentials = url.site, url.target, None
-    if proxy == url.authority:
-        proxy = None
-    elif site[0] == "http":
-        target = f"http://{url.authority}{target}"
-        site, proxy = ("http", *_host_and_port(proxy, 80)), None
-    else:
-        credentials = headers.pop("Proxy-Authorization", None)
-    length = _check_body(method, headers, request.data)
-    return method, _head(method, target, headers), length, (os.getpid(), site, proxy, credentials)
+            if not lean or not isinstance(error, ssl.SSLCertVerificationError):
+                raise
+        self.context(whole=True)  # worth another try, with all of the default certificates
+        return self._connect(key, deadline)
 
 
 def _open_socket(host: str, port: int, deadline: float | None) -> socket.socket:
@@ -2941,43 +2775,59 @@ def _open_socket(host: str, port: int, deadline: float | None) -> socket.socket:
             sock.connect(address)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return sock
-        except BaseException as error:
+        except OSError as error:
             sock.close()
-            if not isinstance(error, OSError):
-                raise
             failure = error
     raise failure
 
 
-def _head(method: str, target: str, headers: Mapping[str, Any]) -> bytes:
-    """Request line and headers as bytes (RFC 9112 sections 3 and 5), checked: nothing below does."""
-    if not _is_visible(target):
-        raise ValueError("url has spaces, control characters or non-ASCII: encode it with urllib.parse.quote")
-    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
-    plain = "".join(lines)
-    clean = plain.isascii() and "\r" not in plain and "\n" not in plain and "\0" not in plain
-    if not (clean and isinstance(method, str) and _word(method) and all(map(_word, headers))):
-        _check_head(method, headers.items())
-    lines += ("", "")
-    return "\r\n".join(lines).encode("iso-8859-1")
+def _prepare(request: Any) -> tuple[str, bytes, int | None, Key]:
+    """What a Request asks for, checked: method, head, length of the body, and the key of its connections.
+
+    The URL counts, not what urllib made of it: a proxy on a Request that is used again would mix up its fields.
+    """
+    url, method, proxy = _parse(request.full_url), request.get_method(), request.host
+    headers = {"Host": url.authority, "Accept-Encoding": "identity"}
+    for fields in (request.headers, request.unredirected_hdrs):
+        for name, value in fields.items():
+            headers[_title(name)] = value if isinstance(value, str) else str(value)
+    site, target, credentials = url.site, url.target, None
+    if proxy == url.authority:
+        proxy = None
+    elif site[0] == "http":
+        target = f"http://{url.authority}{target}"
+        site, proxy = _origin("http://" + proxy), None
+    else:
+        credentials = headers.pop("Proxy-Authorization", None)
+    length = _length_of(method, headers, request.data)
+    return method, _head(method, target, headers), length, (os.getpid(), site, proxy, credentials)
 
 
-def _check_body(method: str, headers: dict[str, str], data: Any) -> int | None:
+def _length_of(method: str, headers: dict[str, str], data: Any) -> int | None:
     """The body's length, or None: in chunks. ValueError where headers and body contradict each other."""
     length, coding = headers.get("Content-Length"), headers.get("Transfer-Encoding")
-    headers.setdefault("Accept-Encoding", "identity")
     if length is None and coding is None and data is None:
         if method in ("POST", "PUT", "PATCH"):
             headers["Content-Length"] = "0"
         return 0
-    if (length is None) == (coding is None) or (coding is not None and (data is None or coding.lower() != "chunked")):
-        raise ValueError("headers: a body goes with either a Content-Length or Transfer-Encoding: chunked")
-    if length is not None and not (length.isascii() and length.isdigit() and len(length) < 19):
-        raise ValueError("headers: Content-Length must be a number")
-    size = 0 if data is None else len(data) if isinstance(data, bytes) else None
-    if length is not None and size is not None and int(length) != size:
+    if length is None and data is not None and str(coding).lower() == "chunked":
+        return None
+    if coding is not None or not re.fullmatch(r"\d{1,18}", length or "", re.ASCII):
+        raise ValueError("headers: a body goes with either a number as Content-Length, or Transfer-Encoding: chunked")
+    size = 0 if data is None else len(data) if isinstance(data, bytes) else int(length or 0)
+    if int(length or 0) != size:
         raise ValueError(f"headers: Content-Length says {length}, but the body has {size} bytes")
-    return None if length is None else int(length)
+    return size
+
+
+def _head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
+    """Request line and headers as bytes (RFC 9112 sections 3 and 5), checked: nothing below does."""
+    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()], "", ""]
+    text = "\r\n".join(lines)
+    clean = text.isascii() and text.count("\r") == text.count("\n") == len(headers) + 2 and "\0" not in text
+    if not (clean and isinstance(method, str) and _word(method) and all(map(_word, headers))):
+        _check_head(method, headers.items())
+    return text.encode("iso-8859-1")
 
 
 def _pieces(data: Any, length: int | None) -> Iterator[bytes]:
@@ -3018,19 +2868,23 @@ class _Direct(urllib.request.BaseHandler):
         return None
 
 
-class _KeepAlive(urllib.request.AbstractHTTPHandler):
-    """What our two handlers share. They subclass urllib's for what it adds to requests, and to be replaced by kind."""
-
-    _debuglevel = 0  # Trap: http.client's debug output would print the token
+class _HTTPHandler(urllib.request.HTTPHandler):
+    """Our two handlers subclass urllib's for what it adds to requests, and to be replaced by kind."""
 
     def __init__(self, pool: _Pool) -> None:  # not super(): from Python 3.12 on it loads the CA bundle
-        self._exchange = pool.exchange
-        weakref.finalize(self, pool.close)  # before the garbage collector warns of open sockets, and at exit
+        self._pool = pool
 
-    def _open(self, request: urllib.request.Request) -> _Answer:
-        return self._exchange(request)
+    def http_open(self, request: urllib.request.Request) -> Any:
+        try:
+            return self._pool.exchange(request)
+        except urllib.error.URLError:
+            raise
+        except OSError as error:
+            failure = _NoAnswer(error)
+            failure.place = _place(request.full_url)
+            raise failure from error
 
-    def _request(self, request: Any) -> Any:
+    def http_request(self, request: Any) -> Any:
         """Add what urllib adds; but what it does to the headers of a request without a body, _prepare does too."""
         if request.data is not None:
             return self.do_request_(request)
@@ -3040,27 +2894,22 @@ class _KeepAlive(urllib.request.AbstractHTTPHandler):
         return request
 
 
-class _HTTPHandler(_KeepAlive, urllib.request.HTTPHandler):
-    http_open = _KeepAlive._open  # type: ignore[assignment]
-    http_request = _KeepAlive._request
-
-
-class _HTTPSHandler(_KeepAlive, urllib.request.HTTPSHandler):
-    https_open = _KeepAlive._open  # type: ignore[assignment]
-    https_request = _KeepAlive._request
+class _HTTPSHandler(urllib.request.HTTPSHandler):
+    __init__: Any = _HTTPHandler.__init__
+    https_open: Any = _HTTPHandler.http_open
+    https_request: Any = _HTTPHandler.http_request
 
 
 def _read_all(answer: Any, limit: int = _BODY_LIMIT, decode: bool = True) -> bytes:
     """The whole body, gzip undone; URLError where it breaks off, or is longer than the limit, packed or not."""
     ours = isinstance(answer, _Answer)
     coding = answer.coding if ours else answer.headers.get("Content-Encoding", "").strip().lower()
-    packed = decode and coding in ("gzip", "x-gzip")
-    unpack = zlib.decompressobj(31) if packed else None  # 31: the gzip format
+    unpack = zlib.decompressobj(31) if decode and coding in ("gzip", "x-gzip") else None  # 31: the gzip format
     whole = bytearray()  # Trap: a list of tiny chunks takes seventy times their size
     received = 0
     try:
-        for data in iter(functools.partial(answer.body.read if ours else answer.read, _PIECE), b""):
-            if ours and not packed and received == 0 and answer.body.connection is None:
+        for data in iter(functools.partial(answer.body.take if ours else answer.read, _PIECE), b""):
+            if ours and unpack is None and received == 0 and answer.body.connection is None:
                 return bytes(data)  # all of it came at once
             received += len(data)
             if unpack is None:
