@@ -1248,6 +1248,7 @@ class _Traffic:
     pause: tuple[Moment, float, Exception | None] = _NO_PAUSE  # since, seconds, what callers get meanwhile
 
     def __init__(self) -> None:
+        self.process = os.getpid()
         self.lock = threading.Lock()  # guards this and writes of TokenSource._held; never held while user code runs
 
     def pausing(self) -> bool:
@@ -1383,9 +1384,10 @@ class TokenSource:
             token = flight.token or (refused if flight.why == "look" else None)
             if token is not None:
                 return token
+            error = flight.error or OAuthError("the token request was interrupted")
             if flight.error is not None and flight.why != "due":
-                raise _copy(flight.error)
-        raise OAuthError("the token request was interrupted")
+                break
+        raise _copy(error)
 
     def _join(self, traffic: _Traffic, refused: Token | None) -> Token | _Flight:
         """With the lock held: the token that serves at once, the flight to wait for, or a new one to lead."""
@@ -1484,7 +1486,7 @@ class TokenSource:
 
     def _land(self, traffic: _Traffic, flight: _Flight, held: _Held | None) -> None:
         """Keep what came, or see when the next flight may begin; and wake all who wait."""
-        if os.getpid() not in self._traffic_of:  # the fetch itself forked: the lock is the parent's
+        if traffic.process != os.getpid():  # the fetch itself forked: the lock is the parent's
             return
         with traffic.lock:
             if held is not None:
@@ -2257,8 +2259,9 @@ _FRAMING = frozenset(("content-length", "transfer-encoding", "connection", "cont
 _PIECE = 64 << 10  # bytes that are read at a time; of a body, that leave together with the head
 _SAFE = "".join(map(chr, range(0x21, 0x7F)))  # what stays as it is when a URL is encoded
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))  # RFC 9110 section 9.2.2
-_HEAD_END, _LINE_END = re.compile(rb"\n\r?\n"), re.compile(rb"\n")
+_HEAD_END, _LINE_END = rb"\n\r?\n", rb"\n"
 
+_compile = functools.lru_cache(maxsize=8)(re.compile)  # at first use, since a cold start would pay for it
 _title = functools.lru_cache(maxsize=256)(str.title)  # a header's name as it is usually written
 
 
@@ -2446,11 +2449,11 @@ class _Connection:
         del self.ahead[:size]
         return data
 
-    def until(self, mark: re.Pattern[bytes], limit: int) -> bytes:
+    def until(self, mark: bytes, limit: int) -> bytes:
         """What comes up to the mark, with it; within one time-out, however slowly it drips."""
         seen, deadline = 0, self.deadline
         while True:
-            found = mark.search(self.ahead, seen)
+            found = _compile(mark).search(self.ahead, seen)
             size = found.end() if found else len(self.ahead)
             if size > limit:
                 raise _Nonsense(f"more than {limit} bytes of header, or of one of its lines")
