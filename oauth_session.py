@@ -459,8 +459,12 @@ _ELSEWHERE = {  # what people try who come from requests, and what to write here
 
 
 def _refuse(unknown: Mapping[str, object], what: str) -> None:
+    import difflib
+
     for name in unknown:
-        raise TypeError(f"{what} has no argument {name!r}; {_ELSEWHERE.get(name, 'see its help()')}")
+        meant = difflib.get_close_matches(name, (*_SETTINGS, "params", "data", "json"), 1)
+        hint = f"did you mean {meant[0]}?" if meant else "see its help()"
+        raise TypeError(f"{what} has no argument {name!r}; {_ELSEWHERE.get(name, hint)}")
 
 
 class Response:
@@ -557,34 +561,20 @@ class OAuthSession:
     allow_http: Any = False
 
     def __init__(
-        self,
-        client_id: str | None = _NOT_GIVEN,
-        client_secret: str | Callable[[], str] | None = _NOT_GIVEN,
-        scope: str | Iterable[str] | None = _NOT_GIVEN,
-        token_url: str | None = _NOT_GIVEN,
-        *,
-        issuer: str | None = _NOT_GIVEN,
-        base_url: str | None = _NOT_GIVEN,
-        auth_method: str | None = _NOT_GIVEN,
-        client_assertion: str | Callable[[], str] | None = _NOT_GIVEN,
-        assertion_audience: str | None = _NOT_GIVEN,
-        audience: str | Iterable[str] | None = _NOT_GIVEN,
-        resource: str | Iterable[str] | None = _NOT_GIVEN,
-        token_params: Mapping[str, Any] | None = _NOT_GIVEN,
-        headers: Mapping[str, str] | None = _NOT_GIVEN,
-        timeout: float | None = _NOT_GIVEN,
-        context: ssl.SSLContext | None = _NOT_GIVEN,
-        handlers: Iterable[Any] | None = _NOT_GIVEN,
-        cache: Any = _NOT_GIVEN,
-        cache_key: str | None = _NOT_GIVEN,
-        refresh_before: float = _NOT_GIVEN,
-        origins: str | Iterable[str] | None = _NOT_GIVEN,
-        allow_http: bool = _NOT_GIVEN,
-        source: TokenSource | None = _NOT_GIVEN,
-        **unknown: Any,
-    ) -> None:
+        self, client_id: str | None = _NOT_GIVEN, client_secret: str | Callable[[], str] | None = _NOT_GIVEN,
+        scope: str | Iterable[str] | None = _NOT_GIVEN, token_url: str | None = _NOT_GIVEN, *,
+        issuer: str | None = _NOT_GIVEN, base_url: str | None = _NOT_GIVEN, auth_method: str | None = _NOT_GIVEN,
+        client_assertion: str | Callable[[], str] | None = _NOT_GIVEN, assertion_audience: str | None = _NOT_GIVEN,
+        audience: str | Iterable[str] | None = _NOT_GIVEN, resource: str | Iterable[str] | None = _NOT_GIVEN,
+        token_params: Mapping[str, Any] | None = _NOT_GIVEN, headers: Mapping[str, str] | None = _NOT_GIVEN,
+        timeout: float | None = _NOT_GIVEN, context: ssl.SSLContext | None = _NOT_GIVEN,
+        handlers: Iterable[Any] | None = _NOT_GIVEN, cache: Any = _NOT_GIVEN, cache_key: str | None = _NOT_GIVEN,
+        refresh_before: float = _NOT_GIVEN, origins: str | Iterable[str] | None = _NOT_GIVEN,
+        allow_http: bool = _NOT_GIVEN, source: TokenSource | None = _NOT_GIVEN, **unknown: Any,
+    ) -> None:  # fmt: skip
         given = {name: value for name, value in locals().items() if value is not _NOT_GIVEN and name in _SETTINGS}
-        _refuse(unknown, "OAuthSession")
+        if unknown:
+            _refuse(unknown, "OAuthSession")
         setting = self._settle(given)
         hidden = "client_secret", "client_assertion", "headers"
         vars(self).update({name: value for name, value in setting.items() if name not in hidden})
@@ -933,6 +923,9 @@ def _file_reader(variable: str, path: str) -> Callable[[], str]:
 def _form(pairs: Any) -> str:
     """Pairs as application/x-www-form-urlencoded; a list is repeated, None left out."""
     pairs = pairs.items() if hasattr(pairs, "items") else pairs
+    pairs = list(pairs) if hasattr(pairs, "__iter__") else [pairs]
+    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+        raise TypeError("params and data must be a dict, or pairs of names and values")
     return urllib.parse.urlencode([(name, value) for name, value in pairs if value is not None], doseq=True)
 
 
@@ -957,6 +950,8 @@ def _encode_body(data: Any, obj: Any) -> tuple[Any, str | None]:
         return None, None
     if isinstance(data, str):
         return data.encode(), "text/plain; charset=utf-8"
+    if isinstance(data, (list, tuple)) and any(isinstance(one, (dict, str)) for one in data):
+        raise TypeError("data must consist of bytes, or of pairs for a form; is it meant as json=?")
     pairs = isinstance(data, (list, tuple)) and all(isinstance(one, (list, tuple)) for one in data)
     if pairs or hasattr(data, "items"):
         return _form(data).encode(), "application/x-www-form-urlencoded"
@@ -1775,26 +1770,15 @@ class ClientCredentials:
     """
 
     def __init__(
-        self,
-        client_id: str,
-        client_secret: str | Callable[[], str] | None = None,
-        scope: str | Iterable[str] | None = None,
-        token_url: str | None = None,
-        *,
-        issuer: str | None = None,
-        auth_method: str | None = None,
-        client_assertion: str | Callable[[], str] | None = None,
-        assertion_audience: str | None = None,
-        audience: str | Iterable[str] | None = None,
-        resource: str | Iterable[str] | None = None,
-        token_params: Any = None,
-        headers: Mapping[str, str] | None = None,
-        timeout: float = 30.0,
-        context: ssl.SSLContext | None = None,
-        allow_http: bool = False,
-        handlers: Iterable[Any] = (),
+        self, client_id: str, client_secret: str | Callable[[], str] | None = None,
+        scope: str | Iterable[str] | None = None, token_url: str | None = None, *,
+        issuer: str | None = None, auth_method: str | None = None,
+        client_assertion: str | Callable[[], str] | None = None, assertion_audience: str | None = None,
+        audience: str | Iterable[str] | None = None, resource: str | Iterable[str] | None = None,
+        token_params: Any = None, headers: Mapping[str, str] | None = None, timeout: float = 30.0,
+        context: ssl.SSLContext | None = None, allow_http: bool = False, handlers: Iterable[Any] = (),
         pool: _Pool | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if not isinstance(client_id, str) or not client_id or not client_id.isprintable():
             raise ValueError(f"client_id must be the text that the authorisation server gave you; {_ORDER}")
         self.client_id = client_id
@@ -2316,7 +2300,8 @@ def _is_loopback(host: str) -> bool:
 def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> Any:
     """The URL with spaces and non-ASCII encoded; ValueError where token or secret must not go, without the value."""
     if not isinstance(url, str):
-        raise (ValueError if url is None else TypeError)(f"{name} must be a URL such as https://host/path{hint}")
+        what = "is missing: it is" if url is None else "must be"
+        raise (ValueError if url is None else TypeError)(f"{name} {what} a URL such as https://host/path{hint}")
     if re.search(r"[\0-\x1f\x7f]", url):
         raise ValueError(f"{name} has control characters, such as a line end: take them off, or encode them")
     try:

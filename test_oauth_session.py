@@ -5150,6 +5150,21 @@ class TestHostile:
                     session.open(request)
                 assert server.requests == []
 
+    @pytest.mark.parametrize("call, words", [
+        ({"params": 3}, "params and data must be"), ({"params": ["a", "b"]}, "params and data must be"),
+        ({"data": [{"a": 1}]}, "json="), ({"data": ["a"]}, "json="), ({"parms": {}}, "did you mean params"),
+    ])  # fmt: skip
+    def test_what_cannot_be_sent_is_said_before_a_token_is_fetched(self, call, words):
+        fetched = []
+        session = OAuthSession(source=TokenSource(lambda: fetched.append(1) or Token("t")))
+
+        with pytest.raises(TypeError, match=words):
+            session.request("POST", "http://127.0.0.1:1/", **call)
+
+        assert fetched == []
+        with pytest.raises(TypeError, match="did you mean token_url"):
+            OAuthSession(token_uri="https://t.example/")
+
     def test_a_token_sent_before_a_replay_is_not_in_the_reason_of_the_final_answer(self):
         names = itertools.count(1)
         source = TokenSource(lambda: Token(f"tok-{next(names)}-x"))
