@@ -1,36 +1,48 @@
 # SPDX-FileCopyrightText: 2026 The oauth_session authors
 # SPDX-License-Identifier: MIT
-"""An API client that is always authorised: OAuth 2.0 client credentials, one file, standard library only.
+"""An API client that is always authorised: OAuth 2.0 client credentials,
+one file, standard library only.
 
     from oauth_session import OAuthSession
 
-    session = OAuthSession("my-client", "my-secret", ["read", "write"], "https://auth.example.com/oauth/token")
+    session = OAuthSession("my-client", "my-secret", ["read", "write"],
+                           "https://auth.example.com/oauth/token")
     user = session.get("https://api.example.com/me").json()
-    session.post("https://api.example.com/notes", json={"text": "hello"}).raise_for_status()
+    notes = "https://api.example.com/notes"
+    session.post(notes, json={"text": "hello"}).raise_for_status()
 
 The path of a request, and behind errors and token the order of this file:
- 1. OAuthSession makes a `urllib.request.Request` and opens it with its OpenerDirector.
- 2. OAuthHandler puts `Authorization: Bearer ...` on it, if its origin may see the token.
- 3. TokenSource keeps the token. FRESH: handed out without a lock. DUE: handed out, while one thread renews it in the
-    background. EXPIRED: callers wait for one shared fetch. Nobody waits otherwise.
- 4. ClientCredentials obtains one token: a POST to the token endpoint, and a strict look at the answer.
- 5. The transport sends it all on kept-alive connections. On the way back OAuthHandler follows redirects without
-    leaking and, on a 401, renews the token and sends the request again, once.
+ 1. OAuthSession makes a `urllib.request.Request`, and opens it with its
+    OpenerDirector.
+ 2. OAuthHandler puts `Authorization: Bearer ...` on it, if its origin may
+    see the token.
+ 3. TokenSource keeps the token. FRESH: handed out without a lock. DUE:
+    handed out, while one thread renews it in the background. EXPIRED:
+    callers wait for one shared fetch. Nobody waits otherwise.
+ 4. ClientCredentials obtains one token: a POST to the token endpoint, and
+    a strict look at the answer.
+ 5. The transport sends it all on kept-alive connections. On the way back
+    OAuthHandler follows redirects without leaking and, on a 401, renews
+    the token and sends the request again, once.
 
-What can be raised; every class says what to do about it. A wrong argument is a ValueError or TypeError, before any I/O:
+What can be raised; every class says what to do about it. A wrong argument
+is a ValueError or TypeError, before any I/O:
     OAuthError(urllib.error.URLError)
-    |-- OAuthTransportError               no answer from the token endpoint
-    |-- OAuthResponseError                it refused
-    |   |-- OAuthInvalidRequest, OAuthInvalidClient, OAuthInvalidGrant, OAuthUnauthorizedClient,
-    |   |-- OAuthUnsupportedGrantType, OAuthInvalidScope, OAuthInvalidTarget,
-    |   `-- OAuthTemporarilyUnavailable, OAuthServerError, OAuthMalformedResponse
-    `-- OAuthBearerError(urllib.error.HTTPError)    the API refused the token
+    |-- OAuthTransportError        no answer from the token endpoint
+    |-- OAuthResponseError         it refused
+    |   |-- OAuthInvalidRequest, OAuthInvalidClient, OAuthInvalidGrant,
+    |   |-- OAuthUnauthorizedClient, OAuthUnsupportedGrantType,
+    |   |-- OAuthInvalidScope, OAuthInvalidTarget,
+    |   |-- OAuthTemporarilyUnavailable, OAuthServerError,
+    |   `-- OAuthMalformedResponse
+    `-- OAuthBearerError(urllib.error.HTTPError)  the API refused the token
         `-- OAuthInvalidToken (401), OAuthInsufficientScope (403)
 
-What it will not do: log users in, asyncio, HTTP/2, read ~/.netrc, keep cookies, follow https to http, or send the token
-to an origin that was not named. Threads may share everything here.
-RFC 6749 (OAuth 2.0), 6750 (bearer tokens), 7523 (assertions), 8414 (issuer), 8705 (mutual TLS), 8707 (resource), 9110
-and 9112 (HTTP).
+What it will not do: log users in, asyncio, HTTP/2, read ~/.netrc, keep
+cookies, follow https to http, or send the token to an origin that was not
+named. Threads may share everything here.
+RFC 6749 (OAuth 2.0), 6750 (bearer tokens), 7523 (assertions), 8414
+(issuer), 8705 (mutual TLS), 8707 (resource), 9110 and 9112 (HTTP).
 """
 from __future__ import annotations  # oauth_session.py needs Python 3.8 or newer
 
@@ -83,7 +95,8 @@ __all__ = [
 
 
 class OAuthError(urllib.error.URLError):
-    """The base of all errors here. error: the server's code, status: its HTTP status; None where there is none."""
+    """The base of all errors here. error: the server's code, status: its
+    HTTP status; None where there is none."""
 
     error: str | None = None
     status: int | None = None
@@ -110,11 +123,13 @@ class OAuthError(urllib.error.URLError):
 
 
 class OAuthTransportError(OAuthError):
-    """No answer from the token endpoint: DNS, TCP, TLS, proxy or time-out; the message says which."""
+    """No answer from the token endpoint: DNS, TCP, TLS, proxy or time-out;
+    the message says which."""
 
 
 class OAuthResponseError(OAuthError):
-    """The token endpoint refused (RFC 6749 section 5.2). Its texts are cleaned; retry_after: seconds, at most 300."""
+    """The token endpoint refused (RFC 6749 section 5.2). Its texts are
+    cleaned; retry_after: seconds, at most 300."""
 
     _fields = ("error", "status", "error_description", "error_uri", "headers", "retry_after")
     _advice = "is token_url right?"
@@ -131,13 +146,15 @@ class OAuthInvalidRequest(OAuthResponseError):
 
 
 class OAuthInvalidClient(OAuthResponseError):
-    """`invalid_client`, or 401 or 403 without a code: check client_id, client_secret and auth_method."""
+    """`invalid_client`, or 401 or 403 without a code: check client_id,
+    client_secret and auth_method."""
 
     _advice = "check client_id, client_secret and auth_method"
 
 
 class OAuthInvalidGrant(OAuthResponseError):
-    """`invalid_grant`: the grant or assertion is wrong, used, expired or for somebody else."""
+    """`invalid_grant`: the grant or assertion is wrong, used, expired or
+    for somebody else."""
 
 
 class OAuthUnauthorizedClient(OAuthResponseError):
@@ -151,19 +168,22 @@ class OAuthUnsupportedGrantType(OAuthResponseError):
 
 
 class OAuthInvalidScope(OAuthResponseError):
-    """`invalid_scope`: a scope is unknown, malformed or not granted to this client."""
+    """`invalid_scope`: a scope is unknown, malformed or not granted to
+    this client."""
 
     _advice = "check scope"
 
 
 class OAuthInvalidTarget(OAuthResponseError):
-    """`invalid_target` (RFC 8707 section 2): resource or audience is unknown or not allowed."""
+    """`invalid_target` (RFC 8707 section 2): resource or audience is
+    unknown or not allowed."""
 
     _advice = "check resource and audience"
 
 
 class OAuthTemporarilyUnavailable(OAuthResponseError):
-    """`temporarily_unavailable`, 408, 425, 429 or 503: try again after `retry_after` seconds."""
+    """`temporarily_unavailable`, 408, 425, 429 or 503: try again after
+    `retry_after` seconds."""
 
     _advice = "try again later"
 
@@ -179,9 +199,11 @@ class OAuthMalformedResponse(OAuthResponseError):
 
 
 class OAuthBearerError(OAuthError, urllib.error.HTTPError):
-    """The API refused the token (RFC 6750 section 3.1); an HTTPError with its body (at most 1 MiB) in memory.
+    """The API refused the token (RFC 6750 section 3.1); an HTTPError with
+    its body (at most 1 MiB) in memory.
 
-    error, scope, realm: of the challenge. response: set by `Response.raise_for_status`.
+    error, scope, realm: of the challenge. response: set by
+        `Response.raise_for_status`.
     """
 
     _fields = ("error", "status", "scope", "realm", "url", "reason", "headers")
@@ -203,11 +225,13 @@ class OAuthBearerError(OAuthError, urllib.error.HTTPError):
 
 
 class OAuthInvalidToken(OAuthBearerError):
-    """401: the API refused the token, and a new one too, or no other could be had."""
+    """401: the API refused the token, and a new one too, or no other could
+    be had."""
 
 
 class OAuthInsufficientScope(OAuthBearerError):
-    """403: the token is good, but not for this; `scope` is what the API wants, if it said so."""
+    """403: the token is good, but not for this; `scope` is what the API
+    wants, if it said so."""
 
 
 ERRORS_BY_CODE: dict[str, type[OAuthResponseError]] = {  # the token endpoint's codes; add your server's own
@@ -308,10 +332,13 @@ def _seconds(value: object) -> float | None:
 
 
 class Token:
-    """An access token (RFC 6749 section 5.1): a value that does not change, and whose repr does not show it.
+    """An access token (RFC 6749 section 5.1): a value that does not
+    change, and whose repr does not show it.
 
-    access_token: visible ASCII, else ValueError. token_type: as the server said. expires_at: seconds since the epoch,
-    or None where it did not say. scope: granted, separated by spaces, or None. raw: the server's answer, or None.
+    access_token: visible ASCII, else ValueError. token_type: as the server
+        said. expires_at: seconds since the epoch, or None where it did not
+        say. scope: granted, separated by spaces, or None. raw: the
+        server's answer, or None.
     """
 
     __slots__ = ("access_token", "token_type", "expires_at", "scope", "raw")
@@ -338,10 +365,13 @@ class Token:
 
     @classmethod
     def from_response(cls, mapping: Mapping[str, Any], requested_at: float | None = None) -> Token:
-        """Judge a successful token response (RFC 6749 section 5.1) and return its Token.
+        """Judge a successful token response (RFC 6749 section 5.1) and
+        return its Token.
 
-        mapping: the parsed JSON. requested_at: when the request was sent, seconds since the epoch; default: now.
-        Raises OAuthMalformedResponse. An expires_in that makes no sense counts as missing.
+        mapping: the parsed JSON. requested_at: when the request was sent,
+            seconds since the epoch; default: now.
+        Raises OAuthMalformedResponse. An expires_in that makes no sense
+        counts as missing.
         """
         if not hasattr(mapping, "get"):
             raise OAuthMalformedResponse("the token response is not a JSON object")
@@ -468,9 +498,11 @@ def _refuse(unknown: Mapping[str, object], what: str) -> None:
 
 
 class Response:
-    """What an API answered, read to its end; the verbs of OAuthSession return it at any HTTP status.
+    """What an API answered, read to its end; the verbs of OAuthSession
+    return it at any HTTP status.
 
-    status, reason, url (after redirects), headers (case-insensitive), content (bytes, gzip undone).
+    status, reason, url (after redirects), headers (case-insensitive),
+    content (bytes, gzip undone).
     """
 
     def __init__(self, answer: Any, decode: bool) -> None:
@@ -496,17 +528,20 @@ class Response:
 
     @property
     def text(self) -> str:
-        """The body as text, by the charset of its Content-Type, else UTF-8; what does not decode is replaced."""
+        """The body as text, by the charset of its Content-Type, else
+        UTF-8; what does not decode is replaced."""
         found = re.search(r'charset="?([\w.:-]{1,40})', self.headers.get("Content-Type", "")[:500], re.ASCII | re.I)
         try:
-            if found and found[1].lower() not in ("idna", "punycode", "undefined"):  # Trap: two raise, one takes hours
+            # Trap: these raise, take hours, or read escapes.
+            if found and not re.search("idna|punycode|undefined|escape", found[1], re.I):
                 return self.content.decode(found[1], "replace")
         except (LookupError, ValueError):
             pass
         return self.content.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """The body parsed as JSON; ValueError, with status and content type, if it is something else."""
+        """The body parsed as JSON; ValueError, with status and content
+        type, if it is something else."""
         try:
             return json.loads(self.content)
         except (ValueError, RecursionError):
@@ -516,7 +551,8 @@ class Response:
             raise ValueError(f"not JSON but {what}, status {self.status}, {_place(self.url)}") from None
 
     def raise_for_status(self) -> Response:
-        """Return the response itself below 400; else raise OAuthBearerError if the token was refused, or HTTPError."""
+        """Return the response itself below 400; else raise
+        OAuthBearerError if the token was refused, or HTTPError."""
         if self.ok:
             return self
         if self._refusal is None:
@@ -530,26 +566,42 @@ class Response:
 
 
 class OAuthSession:
-    """An API client that is always authorised by OAuth 2.0 client credentials (RFC 6749 section 4.4).
+    """An API client that is always authorised by OAuth 2.0 client
+    credentials (RFC 6749 section 4.4).
 
-    client_id, client_secret: from the authorisation server; the secret may be a callable, called for each fetch.
-    scope: a text, or an iterable of texts. token_url: the token endpoint. issuer: instead of token_url, a URL whose
-        metadata name it (RFC 8414, or OpenID Connect discovery).
-    base_url: what a URL that is not absolute is appended to. origins: URLs; with base_url they say which scheme, host
-        and port may see the token. Without both, the token goes to the origin of each URL that you name.
-    auth_method: how the client proves itself: client_secret_basic, client_secret_post, client_secret_basic_raw (not
-        percent-encoded), client_secret_jwt, private_key_jwt (RFC 7523), tls_client_auth (RFC 8705) or none. Default:
-        what the issuer lists; else Basic and, if the server refuses the client, in the body.
-    client_assertion: a JWT that proves it, in place of a secret, or better a callable that returns a new one, called
-        for each token request. assertion_audience: `aud` for client_secret_jwt; default: issuer, else token_url.
-    audience, resource (RFC 8707): one or several. token_params: further form fields of the token request.
-    headers: for each call; may be changed. timeout: seconds for each network step of a call, and for a whole token
-        fetch; default 30; may be changed. context: an ssl.SSLContext. handlers: urllib handlers for the opener.
-    cache, cache_key, refresh_before: as for TokenSource; the first is a directory, or redis.Redis() and the like.
-    allow_http: True lifts the rule that only loopback is called without TLS. source: a TokenSource instead of that.
+    client_id, client_secret: from the authorisation server; the secret may
+        be a callable, called for each fetch.
+    scope: a text, or an iterable of texts. token_url: the token endpoint.
+        issuer: instead of token_url, a URL whose metadata name it (RFC
+        8414, or OpenID Connect discovery).
+    base_url: what a URL that is not absolute is appended to. origins:
+        URLs; with base_url they say which scheme, host and port may see
+        the token. Without both, the token goes to the origin of each URL
+        that you name.
+    auth_method: how the client proves itself: client_secret_basic,
+        client_secret_post, client_secret_basic_raw (not percent-encoded),
+        client_secret_jwt, private_key_jwt (RFC 7523), tls_client_auth (RFC
+        8705) or none. Default: what the issuer lists; else Basic and, if
+        the server refuses the client, in the body.
+    client_assertion: a JWT that proves it, in place of a secret, or better
+        a callable that returns a new one, called for each token request.
+        assertion_audience: `aud` for client_secret_jwt; default: issuer,
+        else token_url.
+    audience, resource (RFC 8707): one or several. token_params: further
+        form fields of the token request.
+    headers: for each call; may be changed. timeout: seconds for each
+        network step of a call, and for a whole token fetch; default 30;
+        may be changed. context: an ssl.SSLContext. handlers: urllib
+        handlers for the opener.
+    cache, cache_key, refresh_before: as for TokenSource; the first is a
+        directory, or redis.Redis() and the like.
+    allow_http: True lifts the rule that only loopback is called without
+        TLS. source: a TokenSource instead of that.
 
-    Each is also an attribute that a subclass may set: `class AcmeSession(OAuthSession): token_url = "..."`. None
-    switches it off. No I/O before the first call. ValueError or TypeError for a wrong argument. Threads may share it.
+    Each is also an attribute that a subclass may set: `class
+    AcmeSession(OAuthSession): token_url = "..."`. None switches it off. No
+    I/O before the first call. ValueError or TypeError for a wrong
+    argument. Threads may share it.
     """
 
     client_id = client_secret = scope = token_url = issuer = auth_method = client_assertion = _NOTHING
@@ -621,11 +673,15 @@ class OAuthSession:
     def from_env(
         cls, prefix: str = "OAUTH_", environ: Mapping[str, str] | None = None, **settings: Any
     ) -> OAuthSession:
-        """Make a session of OAUTH_TOKEN_URL or OAUTH_ISSUER, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET or, read for each
-        fetch, OAUTH_CLIENT_SECRET_FILE or OAUTH_ASSERTION_FILE, OAUTH_SCOPE, OAUTH_AUDIENCE, OAUTH_RESOURCE (separated
-        by spaces), OAUTH_AUTH_METHOD, OAUTH_BASE_URL and OAUTH_CACHE. An empty one counts as unset.
+        """Make a session of OAUTH_TOKEN_URL or OAUTH_ISSUER,
+        OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET or, read for each fetch,
+        OAUTH_CLIENT_SECRET_FILE or OAUTH_ASSERTION_FILE, OAUTH_SCOPE,
+        OAUTH_AUDIENCE, OAUTH_RESOURCE (separated by spaces),
+        OAUTH_AUTH_METHOD, OAUTH_BASE_URL and OAUTH_CACHE. An empty one
+        counts as unset.
 
-        prefix: instead of OAUTH_. environ: default os.environ. settings: further arguments, which go before them.
+        prefix: instead of OAUTH_. environ: default os.environ. settings:
+            further arguments, which go before them.
         Raises ValueError that names the variable.
         """
         environ = os.environ if environ is None else environ
@@ -680,12 +736,14 @@ class OAuthSession:
         self.close()
 
     def close(self) -> None:
-        """Close the idle connections. The session can still be used: a later call opens new ones."""
+        """Close the idle connections. The session can still be used: a
+        later call opens new ones."""
         self._pool.close()
 
     @property
     def access_token(self) -> str:
-        """The current token's text; like `source.token()`, this may fetch one, and raise OAuthError."""
+        """The current token's text; like `source.token()`, this may fetch
+        one, and raise OAuthError."""
         return str(self.source.token().access_token)
 
     def get(self, url: str, params: Any = None, **options: Any) -> Response:
@@ -720,14 +778,19 @@ class OAuthSession:
         self, method: str, url: str, *, params: Any = None, data: Any = None, json: Any = None,
         headers: Mapping[str, Any] | None = None, timeout: float | None = _NOT_GIVEN, **unknown: Any,
     ) -> Response:  # fmt: skip
-        """Send a request with the token and return its Response, whatever the HTTP status.
+        """Send a request with the token and return its Response, whatever
+        the HTTP status.
 
-        url: absolute, or what follows base_url. params: pairs for the query; a list is repeated, None left out.
-        data: bytes, text (as UTF-8), pairs (as a form), a binary file, or an iterable of bytes. json: any JSON value.
+        url: absolute, or what follows base_url. params: pairs for the
+            query; a list is repeated, None left out.
+        data: bytes, text (as UTF-8), pairs (as a form), a binary file, or
+            an iterable of bytes. json: any JSON value.
         headers: for this call; None takes one of the session's away.
-        timeout: seconds for each network step and for the wait for a token; default: the session's; None: no limit.
-        Raises OAuthError where no token can be had, URLError where the API gives no answer,
-        HTTPError for a redirect that is not followed, ValueError or TypeError before anything is sent.
+        timeout: seconds for each network step and for the wait for a
+            token; default: the session's; None: no limit.
+        Raises OAuthError where no token can be had, URLError where the API
+        gives no answer, HTTPError for a redirect that is not followed,
+        ValueError or TypeError before anything is sent.
         """
         if unknown:
             _refuse(unknown, f"{method}()".lower())
@@ -760,10 +823,13 @@ class OAuthSession:
     def open(
         self, request: str | urllib.request.Request, data: Any = None, timeout: float | None = _NOT_GIVEN
     ) -> http.client.HTTPResponse:
-        """Open a URL or Request with the token, as `urllib.request.urlopen` does; the caller reads, and closes.
+        """Open a URL or Request with the token, as
+        `urllib.request.urlopen` does; the caller reads, and closes.
 
-        data: bytes, a binary file or an iterable of bytes. timeout: seconds, as for `request`.
-        Raises HTTPError unless the status is 2xx, and what `request` raises.
+        data: bytes, a binary file or an iterable of bytes. timeout:
+            seconds, as for `request`.
+        Raises HTTPError unless the status is 2xx, and what `request`
+        raises.
         """
         if isinstance(request, str):
             request = urllib.request.Request(self._absolute(request)[0])
@@ -776,9 +842,11 @@ class OAuthSession:
         return answer
 
     def install(self) -> None:
-        """Let every `urllib.request.urlopen` of this process use the session, where base_url or origins say so.
+        """Let every `urllib.request.urlopen` of this process use the
+        session, where base_url or origins say so.
 
-        Other URLs work as before, `file:`, `ftp:` and `data:` too. Calls without a time-out get the session's.
+        Other URLs work as before, `file:`, `ftp:` and `data:` too. Calls
+        without a time-out get the session's.
         """
         if not self._origins:
             raise ValueError("base_url or origins is needed for install(): other requests must not get the token")
@@ -1010,11 +1078,14 @@ def _sent_with(request: Any) -> set[str]:
 
 
 class OAuthHandler(urllib.request.HTTPRedirectHandler):
-    """A handler for `urllib.request.build_opener` that authorises requests to some origins, and no others.
+    """A handler for `urllib.request.build_opener` that authorises requests
+    to some origins, and no others.
 
-    source: a TokenSource. origins: URLs, whose scheme, host and port may see the token; paths are not compared.
-    A request elsewhere passes untouched. A caller's own Authorization header is left alone. It replaces urllib's
-    HTTPRedirectHandler, which would carry the caller's headers to other hosts.
+    source: a TokenSource. origins: URLs, whose scheme, host and port may
+        see the token; paths are not compared.
+    A request elsewhere passes untouched. A caller's own Authorization
+    header is left alone. It replaces urllib's HTTPRedirectHandler, which
+    would carry the caller's headers to other hosts.
     """
 
     handler_order = 600  # after the handlers that may set an Authorization header for the caller
@@ -1031,12 +1102,14 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
         self.open_ahead: Callable[[Origin, float | None], Callable[[], None]] | None = None
 
     def add_parent(self, parent: urllib.request.OpenerDirector) -> None:
-        """Join an opener, with what keeps a token for loopback from its proxy."""
+        """Join an opener, with what keeps a token for loopback from its
+        proxy."""
         super().add_parent(parent)
         parent.add_handler(_Direct())
 
     def http_request(self, request: Any) -> Any:
-        """Put the token on the request, if its origin and every one before it may see it."""
+        """Put the token on the request, if its origin and every one before
+        it may see it."""
         exchanges = _exchanges(request)
         exchange = exchanges.get(self)
         if exchange is not None:  # it was opened before, or continues one that was
@@ -1077,7 +1150,8 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
             raise
 
     def http_response(self, request: Any, response: Any) -> Any:
-        """Take the token off again: the Request belongs to the caller, who may use it elsewhere."""
+        """Take the token off again: the Request belongs to the caller, who
+        may use it elsewhere."""
         exchange = _exchanges(request).get(self)
         if exchange and exchange.sent and request.unredirected_hdrs.get("Authorization") == "Bearer " + exchange.sent:
             del request.unredirected_hdrs["Authorization"]
@@ -1086,9 +1160,11 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
     https_request, https_response = http_request, http_response
 
     def http_error_401(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
-        """Renew the refused token and send the request again, once; else raise OAuthInvalidToken.
+        """Renew the refused token and send the request again, once; else
+        raise OAuthInvalidToken.
 
-        Not again if the scope is the problem, no other token could be had, or the body cannot be sent twice.
+        Not again if the scope is the problem, no other token could be had,
+        or the body cannot be sent twice.
         A 400 or 403 with a Bearer challenge is an OAuthBearerError, too.
         """
         exchange = _exchanges(request).get(self)
@@ -1112,9 +1188,11 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
     http_error_400 = http_error_403 = http_error_401
 
     def http_error_302(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
-        """Follow a redirect where that leaks nothing; else raise HTTPError that says why not.
+        """Follow a redirect where that leaks nothing; else raise HTTPError
+        that says why not.
 
-        Within the origin everything goes along. To another origin only Accept* and User-Agent do, and never a body.
+        Within the origin everything goes along. To another origin only
+        Accept* and User-Agent do, and never a body.
         """
         location = headers.get("Location")
         if location is None or not self.follows:
@@ -1263,18 +1341,26 @@ class _Traffic:
 
 
 class TokenSource:
-    """Keeps a token, and renews it in time (RFC 6749 section 4.4: the same grant again). Threads may share it.
+    """Keeps a token, and renews it in time (RFC 6749 section 4.4: the same
+    grant again). Threads may share it.
 
-    fetch: a callable that returns a Token, such as ClientCredentials; called by one thread at a time.
-    refresh_before: seconds before its end at which a token is DUE, at most half of its life; default 300; a
-        `refresh_in` in the server's answer goes before it.
-    cache: a directory to share the token with other processes (see FileCache), or an object with get(key) and
-        set(key, value, seconds), such as redis.Redis(); with lock(name, timeout=...) too, one of them fetches for all.
-        It holds the token in plain text. Its errors are logged, and go no further.
-    cache_key: a text that says what is shared; default: a hash of the settings and the secret of ClientCredentials.
+    fetch: a callable that returns a Token, such as ClientCredentials;
+        called by one thread at a time.
+    refresh_before: seconds before its end at which a token is DUE, at most
+        half of its life; default 300; a `refresh_in` in the server's
+        answer goes before it.
+    cache: a directory to share the token with other processes (see
+        FileCache), or an object with get(key) and set(key, value,
+        seconds), such as redis.Redis(); with lock(name, timeout=...) too,
+        one of them fetches for all. It holds the token in plain text. Its
+        errors are logged, and go no further.
+    cache_key: a text that says what is shared; default: a hash of the
+        settings and the secret of ClientCredentials.
 
-    FRESH and DUE tokens are handed out without a lock, a DUE one while a background thread renews it. For its last 10
-    seconds, or tenth of its life, it is EXPIRED: one caller fetches, and all wait for the result, token or error.
+    FRESH and DUE tokens are handed out without a lock, a DUE one while a
+    background thread renews it. For its last 10 seconds, or tenth of its
+    life, it is EXPIRED: one caller fetches, and all wait for the result,
+    token or error.
     """
 
     def __init__(
@@ -1301,23 +1387,29 @@ class TokenSource:
         return f"TokenSource({self._fetch!r})"
 
     def token(self) -> Token:
-        """Return a Token that has not expired. Does I/O and may raise OAuthError only where none is held."""
+        """Return a Token that has not expired. Does I/O and may raise
+        OAuthError only where none is held."""
         return self._ready() or self._obtain()
 
     def authorization(self) -> str:
-        """Return the value of an Authorization header, for use with other HTTP clients: `Bearer ...`."""
+        """Return the value of an Authorization header, for use with other
+        HTTP clients: `Bearer ...`."""
         return "Bearer " + self.token().access_token
 
     def reject(self, token: Token | str) -> Token:
-        """Say that an API answered 401 to this token, and return the one to use now.
+        """Say that an API answered 401 to this token, and return the one
+        to use now.
 
-        That is a newer one, fetched if need be; or the same, if that was tried in the last minute, or in a pause after
-        failures: then the 401 stands. Raises OAuthError if the fetch fails.
+        That is a newer one, fetched if need be; or the same, if that was
+        tried in the last minute, or in a pause after
+        failures: then the 401 stands. Raises OAuthError if the fetch
+            fails.
         """
         return self._obtain(None, token if isinstance(token, Token) else Token(token))
 
     def clear(self) -> None:
-        """Forget token, errors and pauses. A fetch under way serves those who wait for it, and is not kept."""
+        """Forget token, errors and pauses. A fetch under way serves those
+        who wait for it, and is not kept."""
         traffic = self._traffic()
         with traffic.lock:
             self._traffic_of = {os.getpid(): _Traffic()}
@@ -1526,11 +1618,15 @@ _AHEAD_LIMIT = 300.0  # seconds that the clock of another machine may be ahead
 
 
 class FileCache:
-    """A cache that the processes of one user on one machine share: a directory with a file for each token.
+    """A cache that the processes of one user on one machine share: a
+    directory with a file for each token.
 
-    directory: `~` is expanded; made with mode 0700 if it is not there. Files get mode 0600, and are written whole or
-    not at all. What another user owns or could write is refused, and so is a symbolic link. Threads may share it.
-    The methods do I/O and raise OSError, which a TokenSource logs; it then goes on without.
+    directory: `~` is expanded; made with mode 0700 if it is not there.
+        Files get mode 0600, and are written whole or not at all. What
+        another user owns or could write is refused, and so is a symbolic
+        link. Threads may share it.
+    The methods do I/O and raise OSError, which a TokenSource logs; it then
+    goes on without.
     """
 
     def __init__(self, directory: str | bytes | os.PathLike[Any]) -> None:
@@ -1540,7 +1636,8 @@ class FileCache:
         self.directory = named if named[0] == "~" else os.path.abspath(named)
 
     def get(self, key: str) -> bytes | None:
-        """Return what was set, or None where nothing is, or nothing that can be read."""
+        """Return what was set, or None where nothing is, or nothing that
+        can be read."""
         path = self._path(key)
         try:
             number = _open_private(path, os.O_RDONLY)
@@ -1551,7 +1648,8 @@ class FileCache:
             return file.read(_ANSWER_LIMIT)
 
     def set(self, key: str, value: str, seconds: int) -> None:
-        """Keep a text. `seconds` is not looked at: the text says by itself how long it is good."""
+        """Keep a text. `seconds` is not looked at: the text says by itself
+        how long it is good."""
         import tempfile  # urllib has imported it already
 
         path = self._path(key)
@@ -1567,7 +1665,8 @@ class FileCache:
             raise
 
     def lock(self, name: str, timeout: float | None = None) -> _FileLock:
-        """Return a lock with acquire() and release(). The system frees it when its holder dies; no time-out needed."""
+        """Return a lock with acquire() and release(). The system frees it
+        when its holder dies; no time-out needed."""
         return _FileLock(self._path(name))
 
     def _path(self, key: str) -> str:
@@ -1759,14 +1858,19 @@ _CLOCK_SKEW = 60.0  # seconds; from here on a difference of clocks is worth a wo
 
 
 class ClientCredentials:
-    """Obtains one token from a token endpoint by the client credentials grant (RFC 6749 section 4.4); a callable.
+    """Obtains one token from a token endpoint by the client credentials
+    grant (RFC 6749 section 4.4); a callable.
 
-    client_id, client_secret, scope, token_url, issuer, auth_method, client_assertion, assertion_audience, audience,
-        resource, token_params, context, allow_http: as for OAuthSession.
-    headers: only their User-Agent is used. handlers: only a ProxyHandler is used.
-    timeout: seconds for one whole fetch, all tries included (only the DNS look-up is outside), default 30.
+    client_id, client_secret, scope, token_url, issuer, auth_method,
+        client_assertion, assertion_audience, audience, resource,
+        token_params, context, allow_http: as for OAuthSession.
+    headers: only their User-Agent is used. handlers: only a ProxyHandler
+        is used.
+    timeout: seconds for one whole fetch, all tries included (only the DNS
+        look-up is outside), default 30.
 
-    Calling it returns a Token, or raises OAuthTransportError or an OAuthResponseError. It may be called by any thread.
+    Calling it returns a Token, or raises OAuthTransportError or an
+    OAuthResponseError. It may be called by any thread.
     """
 
     def __init__(
@@ -1827,7 +1931,8 @@ class ClientCredentials:
 
     @property
     def cache_key(self) -> str:
-        """A hash of all settings and the secret: who differs in one shares no token. Callables add nothing to it."""
+        """A hash of all settings and the secret: who differs in one shares
+        no token. Callables add nothing to it."""
         import hashlib
         import hmac
 
@@ -2924,11 +3029,14 @@ def _read_all(answer: Any, limit: int = _BODY_LIMIT, decode: bool = True) -> byt
 
 
 class DemoServer:
-    """An authorisation server and an API on a free loopback port, for trying out and for tests: `with DemoServer()`.
+    """An authorisation server and an API on a free loopback port, for
+    trying out and for tests: `with DemoServer()`.
 
-    expires_in: seconds that its tokens live, default 3600; may be changed. url: the API, which answers any path, if
-    there is a token, with JSON that says what it saw. token_url, client_id, client_secret: for OAuthSession; the scopes
-    are `read` and `write`. token_requests: how many came so far.
+    expires_in: seconds that its tokens live, default 3600; may be changed.
+        url: the API, which answers any path, if there is a token, with
+        JSON that says what it saw. token_url, client_id, client_secret:
+        for OAuthSession; the scopes are `read` and `write`.
+        token_requests: how many came so far.
     """
 
     client_id = "demo-client"
@@ -2959,7 +3067,8 @@ class DemoServer:
         self._tokens = {}
 
     def fail(self, status: int | None) -> None:
-        """Let the token endpoint answer this HTTP status from now on; None: work again."""
+        """Let the token endpoint answer this HTTP status from now on;
+        None: work again."""
         self._failing = status
 
     def _issue(self, form: dict[str, str], proof: str) -> tuple[int, dict[str, Any]]:
@@ -3260,7 +3369,8 @@ def _call(options: Any, session: OAuthSession) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line (`--help` tells how) and return its exit status. Errors are one line on standard error.
+    """Run the command line (`--help` tells how) and return its exit
+    status. Errors are one line on standard error.
 
     arguments: default sys.argv[1:].
     """

@@ -5291,7 +5291,7 @@ class TestHostile:
         assert size == 200_000
         assert peak < 6 * len(body)  # the server's own copy included
 
-    @pytest.mark.parametrize("charset", ["idna", "punycode", "undefined", "no-such", "utf-8;" + '";' * 9000])
+    @pytest.mark.parametrize("charset", ["idna", "punycode", "Punycode-", "undefined", "no-such", "unicode_escape", "utf-8;" + '";' * 9000])
     def test_no_charset_breaks_or_stops_text(self, charset):
         with Server(page("200 OK", "ä".encode(), f"Content-Type: text/plain; charset={charset}")) as api:
             with self.session() as session:

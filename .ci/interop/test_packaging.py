@@ -27,7 +27,7 @@ from oauth_session import DemoServer, OAuthSession
 ROOT = Path(__file__).resolve().parents[2]
 TOP = ("oauth_session.py", "test_oauth_session.py", "README.md", "LICENSE", "setup.cfg", "pyproject.toml")
 LIMIT = 300  # seconds; pip over a slow line
-HELP_COLUMNS = 124  # of help(), signatures apart: pydoc breaks those from Python 3.13 on
+HELP_COLUMNS = 80  # of help(), signatures apart: pydoc breaks those from Python 3.13 on
 
 
 def run(*command, **options):
