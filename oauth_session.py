@@ -622,7 +622,7 @@ class OAuthSession:
         timeout: float | None = _NOT_GIVEN, context: ssl.SSLContext | None = _NOT_GIVEN,
         handlers: Iterable[Any] | None = _NOT_GIVEN, cache: Any = _NOT_GIVEN, cache_key: str | None = _NOT_GIVEN,
         refresh_before: float = _NOT_GIVEN, origins: str | Iterable[str] | None = _NOT_GIVEN,
-        allow_http: bool = _NOT_GIVEN, source: TokenSource | None = _NOT_GIVEN, **unknown: Any,
+        allow_http: bool = _NOT_GIVEN, source: TokenSource | None = _NOT_GIVEN, **unknown: NoReturn,
     ) -> None:  # fmt: skip
         given = {name: value for name, value in locals().items() if value is not _NOT_GIVEN and name in _SETTINGS}
         if unknown:
@@ -776,7 +776,7 @@ class OAuthSession:
 
     def request(
         self, method: str, url: str, *, params: Any = None, data: Any = None, json: Any = None,
-        headers: Mapping[str, Any] | None = None, timeout: float | None = _NOT_GIVEN, **unknown: Any,
+        headers: Mapping[str, Any] | None = None, timeout: float | None = _NOT_GIVEN, **unknown: NoReturn,
     ) -> Response:  # fmt: skip
         """Send a request with the token and return its Response, whatever
         the HTTP status.
