@@ -11,14 +11,15 @@ one file, standard library only.
     notes = "https://api.example.com/notes"
     session.post(notes, json={"text": "hello"}).raise_for_status()
 
-The path of a request, and behind errors and token the order of this file:
+The way of a request; after errors and token, the file follows it:
  1. OAuthSession makes a `urllib.request.Request`, and opens it with its
     OpenerDirector.
  2. OAuthHandler puts `Authorization: Bearer ...` on it, if its origin may
     see the token.
- 3. TokenSource keeps the token. FRESH: handed out without a lock. DUE:
-    handed out, while one thread renews it in the background. EXPIRED:
-    callers wait for one shared fetch. Nobody waits otherwise.
+ 3. TokenSource keeps the token. FRESH: handed out. DUE: handed out, while
+    one thread renews it in the background. Missing, EXPIRED or refused:
+    callers wait for one shared fetch. With cache=, FileCache or another
+    cache is looked into first.
  4. ClientCredentials obtains one token: a POST to the token endpoint, and
     a strict look at the answer.
  5. The transport sends it all on kept-alive connections. On the way back
@@ -195,7 +196,8 @@ class OAuthServerError(OAuthResponseError):
 
 
 class OAuthMalformedResponse(OAuthResponseError):
-    """It answered, but not as RFC 6749 section 5 says."""
+    """It answered, but not as RFC 6749 section 5 says; or an issuer's
+    metadata do not serve."""
 
 
 class OAuthBearerError(OAuthError, urllib.error.HTTPError):
@@ -225,8 +227,8 @@ class OAuthBearerError(OAuthError, urllib.error.HTTPError):
 
 
 class OAuthInvalidToken(OAuthBearerError):
-    """401: the API refused the token, and a new one too, or no other could
-    be had."""
+    """401: the API refused the token, and a new one too, or there was no
+    other."""
 
 
 class OAuthInsufficientScope(OAuthBearerError):
@@ -446,7 +448,7 @@ class _Held:
         return DUE if left <= self.due else FRESH
 
     def follow(self, before: _Held) -> None:
-        """Keep the windows, for a server that returns one token until it ends.
+        """After a token that the server handed out again: nothing new is to be had before it has EXPIRED.
 
         Windows made of what is left of its life would shrink towards nothing, and cause a fetch for each call.
         """
@@ -576,8 +578,8 @@ class OAuthSession:
         8414, or OpenID Connect discovery).
     base_url: what a URL that is not absolute is appended to. origins:
         URLs; with base_url they say which scheme, host and port may see
-        the token. Without both, the token goes to the origin of each URL
-        that you name.
+        the token, and any other URL is a ValueError. Without both, the
+        token goes to the origin of each URL that you name.
     auth_method: how the client proves itself: client_secret_basic,
         client_secret_post, client_secret_basic_raw (not percent-encoded),
         client_secret_jwt, private_key_jwt (RFC 7523), tls_client_auth (RFC
@@ -596,12 +598,12 @@ class OAuthSession:
     cache, cache_key, refresh_before: as for TokenSource; the first is a
         directory, or redis.Redis() and the like.
     allow_http: True lifts the rule that only loopback is called without
-        TLS. source: a TokenSource instead of that.
+        TLS. source: a TokenSource, in place of credentials and cache.
 
     Each is also an attribute that a subclass may set: `class
-    AcmeSession(OAuthSession): token_url = "..."`. None switches it off. No
-    I/O before the first call. ValueError or TypeError for a wrong
-    argument. Threads may share it.
+    AcmeSession(OAuthSession): token_url = "..."`. None as an argument
+    undoes what the class sets. No I/O before the first call. ValueError or
+    TypeError for a wrong argument. Threads may share it.
     """
 
     client_id = client_secret = scope = token_url = issuer = auth_method = client_assertion = _NOTHING
@@ -723,7 +725,11 @@ class OAuthSession:
             value = dict(headers)
             if "_credentials" in vars(self):
                 self._credentials._headers = value  # the token endpoint gets its User-Agent
-        super().__setattr__(name, _check_timeout(value) if name == "timeout" else value)
+        if name == "timeout":
+            value = _check_timeout(value)
+            if "_credentials" in vars(self):
+                self._credentials.timeout = self.source._limit = 30.0 if value is None else value
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         where = f"token_url={self.token_url!r}" if self.issuer is None else f"issuer={self.issuer!r}"
@@ -845,8 +851,8 @@ class OAuthSession:
         """Let every `urllib.request.urlopen` of this process use the
         session, where base_url or origins say so.
 
-        Other URLs work as before, `file:`, `ftp:` and `data:` too. Calls
-        without a time-out get the session's.
+        Other URLs get no token, and `file:`, `ftp:` and `data:` work, too.
+        Calls without a time-out get the session's, but not its headers.
         """
         if not self._origins:
             raise ValueError("base_url or origins is needed for install(): other requests must not get the token")
@@ -1160,12 +1166,12 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
     https_request, https_response = http_request, http_response
 
     def http_error_401(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
-        """Renew the refused token and send the request again, once; else
-        raise OAuthInvalidToken.
+        """Renew the refused token and send the request again, once.
 
-        Not again if the scope is the problem, no other token could be had,
-        or the body cannot be sent twice.
-        A 400 or 403 with a Bearer challenge is an OAuthBearerError, too.
+        Raises OAuthInvalidToken if there is no other token, or the body
+        cannot be sent twice, OAuthInsufficientScope if the scope is the
+        problem, and the error of the renewal if that fails. A 400 or 403
+        with a Bearer challenge is an OAuthBearerError, too.
         """
         exchange = _exchanges(request).get(self)
         if exchange is None or not exchange.sent or (code != 401 and _bearer_challenge(headers) is None):
@@ -1191,8 +1197,9 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
         """Follow a redirect where that leaks nothing; else raise HTTPError
         that says why not.
 
-        Within the origin everything goes along. To another origin only
-        Accept* and User-Agent do, and never a body.
+        Within the origin everything goes along. To another origin go only
+        Accept* and User-Agent, no body, and the token if that origin is
+        named, too.
         """
         location = headers.get("Location")
         if location is None or not self.follows:
@@ -1322,7 +1329,7 @@ class _Traffic:
 
     def __init__(self) -> None:
         self.process = os.getpid()
-        self.lock = threading.Lock()  # guards this and writes of TokenSource._held; never held while user code runs
+        self.lock = threading.Lock()  # guards this and writes of TokenSource._held; never held in user code
 
     def pausing(self) -> bool:
         since, seconds, _ = self.pause
@@ -1337,7 +1344,7 @@ class _Traffic:
             self.pause = _now(), min(asked, _RETRY_AFTER_LIMIT), error
         elif doublings >= 0:
             length = min(2.0 ** min(doublings, 6), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
-            self.pause = _now(), length, None if why == "due" else error  # no renewal's error reaches a caller
+            self.pause = _now(), length, None if why == "due" else error  # a caller may try
 
 
 class TokenSource:
@@ -1357,7 +1364,7 @@ class TokenSource:
     cache_key: a text that says what is shared; default: a hash of the
         settings and the secret of ClientCredentials.
 
-    FRESH and DUE tokens are handed out without a lock, a DUE one while a
+    FRESH and DUE tokens are handed out without waiting, a DUE one while a
     background thread renews it. For its last 10 seconds, or tenth of its
     life, it is EXPIRED: one caller fetches, and all wait for the result,
     token or error.
@@ -1400,10 +1407,9 @@ class TokenSource:
         """Say that an API answered 401 to this token, and return the one
         to use now.
 
-        That is a newer one, fetched if need be; or the same, if that was
-        tried in the last minute, or in a pause after
-        failures: then the 401 stands. Raises OAuthError if the fetch
-            fails.
+        That is a newer one, fetched if need be. It is the same one where a
+        fetch was tried within the last minute, or a pause after failures
+        is on: then the 401 stands. Raises OAuthError if the fetch fails.
         """
         return self._obtain(None, token if isinstance(token, Token) else Token(token))
 
@@ -1446,11 +1452,11 @@ class TokenSource:
         self._lead_in_thread(traffic, flight)
 
     def _under_way(self, flight: _Flight | None) -> bool:
-        """Beyond its deadline it is not, but dead: the process was frozen in it."""
+        """Whether it may still land. Past its deadline it counts as dead: the process may have been frozen in it."""
         return flight is not None and not flight.landed.is_set() and _since(flight.since) < self._limit + _FLIGHT_GRACE
 
     def _obtain(self, timeout: float | None = None, refused: Token | None = None) -> Token:
-        """Wait for the flight under way, or lead one; once more if it was interrupted, or a renewal that failed."""
+        """Wait for the flight under way, or lead one; again if the first was interrupted, or a failed renewal."""
         end = float("inf") if timeout is None else time.monotonic() + timeout
         for first in (True, False):
             traffic = self._traffic()
@@ -1459,7 +1465,7 @@ class TokenSource:
             if isinstance(flight, Token):
                 return flight
             leads = flight.leader == threading.get_ident()
-            # Here only if there is time for the whole of it: after another flight there may not be.
+            # In this thread only if the whole of it fits into the caller's time-out, part of which may be over.
             if leads and (timeout is None or (first and timeout >= self._limit)):
                 self._lead(traffic, flight)
             else:
@@ -2010,7 +2016,7 @@ class ClientCredentials:
         return token
 
     def _listed_method(self) -> str | None:
-        """The method for a secret that the issuer lists; None to try Basic and body, which it may have for others."""
+        """The method that the issuer lists; None: both, since a list does not say which one this client may use."""
         listed = self._metadata.get("token_endpoint_auth_methods_supported")
         usable = [one for one in _PROVED_BY["client_secret"] if isinstance(listed, list) and one in listed]
         return None if usable[:2] == ["client_secret_basic", "client_secret_post"] else next(iter(usable), None)
@@ -2458,7 +2464,7 @@ class _Connection:
         self.since = _now()  # when it became idle
 
     def is_alive(self) -> bool:
-        """Whether the server has neither closed it nor sent anything while it was idle."""
+        """Whether it may be used again: not idle for long, and the server has neither closed it nor sent anything."""
         try:
             if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
                 return False  # a record held more than the answer: poll() does not see what OpenSSL has taken out
@@ -2606,7 +2612,7 @@ class _Connection:
 
 @functools.lru_cache(maxsize=64)
 def _status(start: str) -> tuple[int, int]:
-    """Minor version and status of a status line (RFC 9112 section 4)."""
+    """Minor version and status of a status line (RFC 9112 section 4); (0, 101), which is refused, if it is none."""
     match = re.fullmatch(r"HTTP/1\.(\d) ([1-9]\d\d) ?", start, re.ASCII)
     return (int(match[1]), int(match[2])) if match else (0, 101)
 
@@ -2733,7 +2739,11 @@ def _close_idle(idles: Iterable[deque[_Connection]], after: float | None = None)
 
 
 class _Pool:
-    """Idle connections, and the one SSLContext. The connections need no lock: what dict and deque do is atomic."""
+    """Idle connections, and the one SSLContext. The connections need no lock: what dict and deque do is atomic.
+
+    A connection comes here when an answer was read to its end and was clearly framed. It is closed on any error, after
+    60 s, in a forked child, above 32 to one place, and with all others where they are more than 64.
+    """
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
         if context is not None and not isinstance(context, ssl.SSLContext):

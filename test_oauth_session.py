@@ -5165,6 +5165,16 @@ class TestHostile:
         with pytest.raises(TypeError, match="did you mean token_url"):
             OAuthSession(token_uri="https://t.example/")
 
+    def test_a_changed_time_out_counts_for_the_next_token_request_too(self):
+        with Server(lambda sock: sock.recv(1) and None) as silent:
+            session = OAuthSession("c", "s", None, silent.url, timeout=60.0)
+            session.timeout = 0.3
+            begun = time.monotonic()
+            with pytest.raises(oauth_session.OAuthTransportError):
+                session.source.token()
+
+        assert time.monotonic() - begun < PATIENCE
+
     def test_a_token_sent_before_a_replay_is_not_in_the_reason_of_the_final_answer(self):
         names = itertools.count(1)
         source = TokenSource(lambda: Token(f"tok-{next(names)}-x"))
