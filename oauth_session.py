@@ -922,12 +922,7 @@ class _Opener(urllib.request.OpenerDirector):
         self._session = session
 
     def open(self, fullurl: Any, data: Any = None, timeout: Any = _DEFAULT_TIMEOUT) -> Any:
-        try:
-            return super().open(fullurl, data, self._session.timeout if timeout is _DEFAULT_TIMEOUT else timeout)
-        except BaseException:  # the caller may use the Request elsewhere
-            for handler in [] if isinstance(fullurl, str) else _exchanges(fullurl):
-                handler.http_response(fullurl, None)
-            raise
+        return super().open(fullurl, data, self._session.timeout if timeout is _DEFAULT_TIMEOUT else timeout)
 
 
 def _check_timeout(timeout: Any) -> float | None:
@@ -1119,7 +1114,8 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
         exchanges = _exchanges(request)
         exchange = exchanges.get(self)
         if exchange is not None:  # it was opened before, or continues one that was
-            self.http_response(request, None)
+            if exchange.sent and request.unredirected_hdrs.get("Authorization") == "Bearer " + exchange.sent:
+                del request.unredirected_hdrs["Authorization"]
             exchange.sent = ""
         try:
             origin = _parse(request.full_url).site
@@ -1138,7 +1134,10 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
             token = self._source._ready() or self._wait(request, origin)
             exchange.sent = token.access_token
             exchange.tokens.add(exchange.sent)
-            request.unredirected_hdrs["Authorization"] = "Bearer " + exchange.sent
+            # On a copy: the Request belongs to the caller, who may use it elsewhere.
+            before, request = request, object.__new__(type(request))
+            vars(request).update(vars(before))
+            request.unredirected_hdrs = {**before.unredirected_hdrs, "Authorization": "Bearer " + exchange.sent}
         return request
 
     def _wait(self, request: Any, origin: Any) -> Token:
@@ -1155,15 +1154,7 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
                 drop()
             raise
 
-    def http_response(self, request: Any, response: Any) -> Any:
-        """Take the token off again: the Request belongs to the caller, who
-        may use it elsewhere."""
-        exchange = _exchanges(request).get(self)
-        if exchange and exchange.sent and request.unredirected_hdrs.get("Authorization") == "Bearer " + exchange.sent:
-            del request.unredirected_hdrs["Authorization"]
-        return response
-
-    https_request, https_response = http_request, http_response
+    https_request = http_request
 
     def http_error_401(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
         """Renew the refused token and send the request again, once.

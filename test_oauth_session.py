@@ -5342,10 +5342,13 @@ class TestHostile:
 
     def test_the_token_is_off_a_request_whose_call_failed(self):
         request = urllib.request.Request(f"http://127.0.0.1:{free_port()}/")
-        with self.session() as session, pytest.raises(urllib.error.URLError):
-            session.open(request)
+        bare = urllib.request.build_opener(OAuthHandler(TokenSource(lambda: Token("t")), request.full_url))
+        with self.session() as session:
+            for opener in (session, bare):
+                with pytest.raises(urllib.error.URLError):
+                    opener.open(request)
 
-        assert not request.has_header("Authorization")
+                assert not request.has_header("Authorization")
 
     @pytest.mark.parametrize("call", [
         lambda session: session.request(None, "https://api.example"), lambda session: session.request(5, "https://api.example"),
