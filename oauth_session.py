@@ -2744,7 +2744,8 @@ class _Pool:
         self._making: dict[int, threading.Lock] = {}  # by process, since a fork copies a lock; guards the two above
         self._coming: dict[Key, threading.Event] = {}  # connections that are being opened ahead
         self._idle: dict[Key, deque[_Connection]] = {}
-        weakref.finalize(self, _close_idle, self._idle.values())  # before the collector warns of open sockets; at exit
+        # Before the collector warns of open sockets, and at exit, after which nothing is kept any more.
+        self._end = weakref.finalize(self, _close_idle, self._idle.values())
 
     def close(self) -> None:
         _close_idle(self._idle.values())
@@ -2813,7 +2814,8 @@ class _Pool:
 
     def give(self, key: Key, connection: _Connection) -> None:
         idle = self._idle.setdefault(key, deque())
-        if key[0] != os.getpid() or len(idle) >= _IDLE_MOST:  # read to its end in a forked child: it is the parent's
+        # Another process: it was read to its end in a forked child, and is the parent's.
+        if key[0] != os.getpid() or len(idle) >= _IDLE_MOST or not self._end.alive:
             connection.sock.close()
             return
         connection.since = _now()
