@@ -1536,7 +1536,7 @@ class TokenSource:
         finally:
             late = not self._under_way(flight)
             self._land(traffic, flight, held)  # after a Ctrl-C too, with nothing
-            if self._shared is not None:  # nobody waits for this
+            if self._shared is not None:  # behind the landing, so that a slow cache holds up this thread only
                 self._shared.leave(flight, None if late else held)
 
     def _fetched(self, traffic: _Traffic, flight: _Flight) -> _Held:

@@ -1591,10 +1591,13 @@ class Server:
                 return False
             request += more
         self.requests.append(request)
-        answer = self.answers[min(len(self.requests), len(self.answers)) - 1]
+        answer = self.choose(request)
         answer = answer(sock) if callable(answer) else answer
         sock.sendall((answer or b"") if isinstance(answer, (bytes, type(None))) else answer[0])
         return isinstance(answer, bytes)
+
+    def choose(self, request):
+        return self.answers[min(len(self.requests), len(self.answers)) - 1]
 
     @staticmethod
     def complete(request):
@@ -3809,22 +3812,13 @@ class Issuer(Server):
         super().__init__(*answers or [grant()], **options)
         self.found, self.asked, self.token_requests = found, [], []
 
-    def _answer(self, sock):
-        request = b""
-        while not self.complete(request):
-            more = sock.recv(65536)
-            if not more:
-                return False
-            request += more
+    def choose(self, request):
         path = request.split(b" ")[1].decode()
         if "/.well-known/" in path:
             self.asked.append(path)
-            answer = self.found(self, path)
-        else:
-            self.token_requests.append(request)
-            answer = self.answers[min(len(self.token_requests), len(self.answers)) - 1]
-        sock.sendall(answer)
-        return True
+            return self.found(self, path)
+        self.token_requests.append(request)
+        return self.answers[min(len(self.token_requests), len(self.answers)) - 1]
 
 
 class TestAssertionsAndDiscovery:
