@@ -262,7 +262,8 @@ def in_threads(fetches: list, url: str, more: object, pause: float = 0.0) -> lis
             begin = time.perf_counter()
             fetch(url)
             times.append(time.perf_counter() - begin)
-            time.sleep(pause)
+            if pause:
+                time.sleep(pause)
 
     threading.excepthook = lambda failure: (sys.__excepthook__(*failure[:3]), os._exit(1))
     threads = [threading.Thread(target=work, args=pair, daemon=True) for pair in zip(fetches, found)]
