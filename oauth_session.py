@@ -251,19 +251,14 @@ ERRORS_BY_CODE: dict[str, type[OAuthResponseError]] = {  # the token endpoint's 
 
 def _clean(text: object, secrets: Collection[str] = (), limit: int = 500) -> str:
     """A server's text as a person or a log may see it: no control characters, no secret, not too long."""
-    longest = min(max(map(len, secrets), default=0), _SECRET_SEEN)
-    result = str(text)
-    whole = len(result) <= limit + 32 * longest
-    result = result[: limit + 32 * longest]
-    for _ in range(2):  # a secret may appear only when control characters are gone
-        for secret in secrets:
-            result = result.replace(secret, "***")
-        if not result.isprintable():
-            result = "".join(letter if letter.isprintable() else " " for letter in result)
-    if secrets and any(secret[:longest] in one for one in _readings(result) for secret in secrets):
+    whole, seen = str(text), max(_TEXT_SEEN, limit)
+    result = whole[:seen]
+    for secret in secrets:
+        result = result.replace(secret, "***")
+    result = "".join(letter if letter.isprintable() else " " for letter in result)
+    cut = len(whole) > seen and "***" in result  # so that what stood at the cut, half a secret, may be shown
+    if cut or (secrets and any(secret[:_SECRET_SEEN] in one for one in _readings(result) for secret in secrets)):
         return "***"
-    if not whole:  # what stands at the cut may begin a secret, which takes 16 characters for one in some spellings
-        result = result[: max(0, len(result) - 16 * longest)] + " " * limit
     return result if len(result) <= limit else result[:limit].rstrip() + "..."
 
 
@@ -299,7 +294,8 @@ def _log(level: str, message: str, *values: object) -> None:
             pass
 
 
-_SECRET_SEEN = 4096  # characters of a longer secret that are looked for
+_TEXT_SEEN = 4096  # characters of a server's text that are looked at; much more than are shown
+_SECRET_SEEN = 128  # characters of a secret that are looked for, which may take 16 each in some spellings
 
 
 # ---- Token: a value, and how old it is -------------------------------------------------------------------------------
