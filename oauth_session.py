@@ -995,7 +995,7 @@ def _form(pairs: Any) -> str:
 
 
 def _add_params(url: Any, params: Any) -> Any:
-    if not params or not isinstance(url, str):
+    if not isinstance(url, str):
         return url
     query = params.replace("#", "%23") if isinstance(params, str) else _form(params)
     url, mark, fragment = url.partition("#")
@@ -1011,8 +1011,6 @@ def _encode_body(data: Any, obj: Any) -> tuple[Any, str | None]:
             return json.dumps(obj, allow_nan=False).encode(), "application/json"
         except RecursionError:
             raise ValueError("json is nested too deeply") from None
-    if data is None:
-        return None, None
     if isinstance(data, str):
         return data.encode(), "text/plain; charset=utf-8"
     if isinstance(data, (list, tuple)) and any(isinstance(one, (dict, str)) for one in data):
@@ -1908,7 +1906,6 @@ class ClientCredentials:
         self._moved = False  # whether the token endpoint may be another by now
         self._works: str | None = None  # the method that the server was seen to accept, of the two that are tried
         self._opener = urllib.request.OpenerDirector()
-        self._opener.addheaders = []
         pool = _Pool(context) if pool is None else pool
         proxies = [one for one in map(_own, handlers) if isinstance(one, urllib.request.ProxyHandler)]
         proxies = proxies or [urllib.request.ProxyHandler()]
@@ -2319,8 +2316,6 @@ def _transport_error(
     if isinstance(reason, ssl.SSLCertVerificationError):
         why = f"the certificate of {where} was refused: {reason.verify_message}"
         why += "; for a private CA set SSL_CERT_FILE, or give context=ssl.create_default_context(cafile=...)"
-    elif isinstance(reason, socket.timeout):
-        why = f"{where} gave no answer in time; is {name} right, and reachable from here?"
     else:
         why = f"{where} gave no answer: {_clean(reason, masks)}; is {name} right, and reachable from here?"
     return OAuthTransportError(why)
@@ -2442,13 +2437,13 @@ class _Connection:
 
     timeout: float | None = None  # seconds for each step
     heard = False  # whether a byte of the answer came
+    since: Moment  # when it became idle
     poll: Any = None
 
     def __init__(self, sock: socket.socket, deadline: float | None) -> None:
         self.sock = sock
         self.deadline = deadline  # monotonic time at which all steps together must have ended
         self.ahead = bytearray()
-        self.since = _now()  # when it became idle
 
     def is_alive(self) -> bool:
         """Whether it may be used again: not idle for long, and the server has neither closed it nor sent anything."""
