@@ -265,6 +265,8 @@ class TestErrors:
         assert kind().error is None
         with pytest.raises(TypeError):
             kind("it failed", "invalid_client")
+        with pytest.raises(TypeError, match="has no argument 'code'"):
+            kind("it failed", code="invalid_client")
 
     def test_a_bearer_error_is_a_whole_http_error(self):
         error = self.make(OAuthInvalidToken)
@@ -3477,6 +3479,9 @@ REFUSALS = {
     "502 html": (page("502 Bad Gateway", b"<h1>gateway</h1>"), BROKEN, None, 502, "502"),
     "503": (page("503 Busy"), TEMPORARY, None, 503, "503"),
     "599": (page("599 Odd"), BROKEN, None, 599, "599"),
+    **{f"token at {status}": (page(f"{status} No", b'{"access_token": "T0KEN"}'), kind, None, status, str(status))
+       for status, kind in ((302, MALFORMED), (400, RESPONSE), (403, CLIENT_ERROR), (503, TEMPORARY))},
+    "token in a form": (page("403 No", b"access_token=T0KEN"), CLIENT_ERROR, None, 403, "18 bytes"),
     "error a list": (page("400 No", b'{"error": ["invalid_client"]}'), RESPONSE, None, 400, "400"),
     "error a number": (page("400 No", b'{"error": 7}'), RESPONSE, None, 400, "400"),
     "error an object": (page("400 No", b'{"error": {"code": 7}}'), RESPONSE, None, 400, "400"),
@@ -4137,12 +4142,13 @@ class TestAssertionsAndDiscovery:
 
     @pytest.mark.parametrize("answer, secret", [
         (error_page("401 No", "invalid_client"), "plain"), (page("400 No", b"", "Date: nonsense"), "plain"),
+        (error_page("400 No", "unauthorized_client"), "p l a i n"),
     ])
     def test_refusal_names_no_cause_that_it_cannot_have(self, answer, secret):
         with Server(answer) as server, pytest.raises(OAuthResponseError) as caught:
             ClientCredentials("c", secret, None, server.url, auth_method="client_secret_basic")()
 
-        assert "raw" not in str(caught.value) and "clock" not in str(caught.value)
+        assert not any(word in str(caught.value) for word in ("raw", "clock", "scope was", "aud was"))
 
     PROVIDERS = {
         "Auth0": {"audience": "https://api.example.com"}, "Microsoft Entra": {"scope": "https://graph.microsoft.com/.default"},
@@ -4382,6 +4388,14 @@ class TestTransport:
 
         assert server.accepted == 2
 
+    def test_connection_in_use_outlives_a_minute(self, clock, session):
+        with Server(HELLO) as server:
+            for _ in range(4):
+                session.get(server.url)
+                clock.move(40, 40)
+
+        assert server.accepted == 1
+
     @pytest.mark.parametrize("wall, steady, connections", [(59, 59, 1), (61, 0, 2), (0, 61, 2), (-3600, 61, 2)])
     def test_idle_connection_is_dropped_after_a_minute_by_either_clock(self, clock, session, wall, steady, connections):
         with Server(HELLO) as server:
@@ -4594,6 +4608,7 @@ class TestTransport:
                     session.get("https://127.0.0.1:1/")
 
         assert not isinstance(caught.value, urllib.error.HTTPError)
+        assert answer != page("407 No") or "tunnel: 407 No" in str(caught.value)
         assert not any(b"T0KEN" in one for one in proxy.requests)
 
     def test_plain_http_to_loopback_never_goes_through_a_proxy(self):
