@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     Origin = tuple[str, str, int]  # scheme, host, port
     # Minor version, status, reason, header fields, and those of _FRAMING
     Head = tuple[int, int, str, list[tuple[str, str]], dict[str, str]]
-    Key = tuple[int, Origin, str | None, str | None]  # of kept connections: process, site, proxy, credentials for it
+    Key = tuple[int, Origin, Origin | None, str | None]  # of kept connections: process, site, proxy, credentials for it
 
 _DEFAULT_TIMEOUT: Any = socket._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]  # what urllib takes for "none given"
 
@@ -2332,6 +2332,7 @@ _LINE_LIMIT = 64 << 10  # bytes of a header line
 _HEAD_LIMIT = 256 << 10  # bytes of all header lines
 _HEAD_LINES = 100
 _INTERIM_MOST = 20  # 1xx answers before the real one
+_EARLY_ANSWER = 0.1  # seconds for one to be read if nothing more could be sent: it is there already, or never comes
 _FRAMING = frozenset(("content-length", "transfer-encoding", "connection", "content-encoding"))
 _PIECE = 64 << 10  # bytes that are read at a time; of a body, that leave together with the head
 _SAFE = "".join(map(chr, range(0x21, 0x7F)))  # what stays as it is when a URL is encoded
@@ -2345,14 +2346,16 @@ _title = functools.lru_cache(maxsize=256)(str.title)  # a header's name as it is
 class _NoAnswer(urllib.error.URLError):
     """A failure of the transport. Its text says where, which that of URLError does not."""
 
-    place = ""
+    place, what = "the server", "gave no answer"
 
     def __str__(self) -> str:
-        return f"{self.place} gave no answer: {self.reason}"
+        return f"{self.place} {self.what}: {self.reason}"
 
 
-class _Nonsense(urllib.error.URLError):
+class _Nonsense(_NoAnswer):
     """What came is not HTTP/1.1, or beyond the bounds."""
+
+    what = "gave no usable answer"
 
 
 class _URL:
@@ -2475,11 +2478,14 @@ class _Connection:
         """Send a request, and read its answer up to the body, at whose end the connection goes home."""
         self.timeout, self.deadline, self.heard = _timeout_of(request), getattr(request, "deadline", None), False
         try:
-            broken = self.write(head, request.data, length)
+            broken, by = self.write(head, request.data, length), self.deadline
+            if isinstance(broken, socket.timeout):
+                self.deadline = time.monotonic() + _EARLY_ANSWER
             try:
                 answer = self.read_head()
-            except OSError as error:
-                raise broken or error from None
+            except OSError as error:  # an alert of TLS says why the server broke off
+                raise (error if isinstance(error, ssl.SSLError) else broken or error) from None
+            self.deadline = by
             return _Answer(request, answer, _Body(self, request.get_method(), answer, None if broken else home))
         except BaseException:
             self.sock.close()
@@ -2492,7 +2498,7 @@ class _Connection:
             self.pace(self.deadline)
             try:
                 self.sock.sendall(piece)
-            except (ConnectionError, ssl.SSLError) as error:
+            except OSError as error:
                 return error
         return None
 
@@ -2834,8 +2840,7 @@ class _Pool:
         many = sum(map(len, list(self._idle.values()))) > 2 * _IDLE_MOST
         _close_idle(self._idle.values(), None if many else _IDLE_LIMIT)
         context, lean = self.context() if scheme == "https" else (None, False)
-        address = _origin("http://" + proxy)[1:] if proxy else (host, port)
-        connection = _Connection(_open_socket(*address, deadline), deadline)
+        connection = _Connection(_open_socket(*(proxy or key[1])[1:], deadline), deadline)
         try:
             if proxy:
                 connection.tunnel(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", credentials)
@@ -2873,19 +2878,21 @@ def _prepare(request: Any) -> tuple[str, bytes, int | None, Key]:
 
     The URL counts, not what urllib made of it: a proxy on a Request that is used again would mix up its fields.
     """
-    url, method, proxy = _parse(request.full_url), request.get_method(), request.host
+    url, method = _parse(request.full_url), request.get_method()
     headers = {"Host": url.authority, "Accept-Encoding": "identity"}
     for fields in (request.headers, request.unredirected_hdrs):
         for name, value in fields.items():
             headers[_title(name)] = value if isinstance(value, str) else str(value)
-    site, target, credentials = url.site, url.target, None
-    if proxy == url.authority:
-        proxy = None
-    elif site[0] == "http":
-        target = f"http://{url.authority}{target}"
-        site, proxy = _origin("http://" + proxy), None
-    else:
-        credentials = headers.pop("Proxy-Authorization", None)
+    site, target, proxy, credentials = url.site, url.target, None, None
+    if request.host != url.authority:
+        try:
+            proxy = _origin("http://" + request.host)
+        except ValueError:
+            raise ValueError("a proxy, of the environment or handlers, must be named like http://host:port") from None
+        if site[0] == "http":
+            target, site, proxy = f"http://{url.authority}{target}", proxy, None
+        else:
+            credentials = headers.pop("Proxy-Authorization", None)
     length = _length_of(method, headers, request.data)
     return method, _head(method, target, headers), length, (os.getpid(), site, proxy, credentials)
 
@@ -2964,12 +2971,10 @@ class _HTTPHandler(urllib.request.HTTPHandler):
     def http_open(self, request: urllib.request.Request) -> Any:
         try:
             return self._pool.exchange(request)
-        except urllib.error.URLError:
-            raise
         except OSError as error:
-            failure = _NoAnswer(error)
+            failure = error if isinstance(error, _NoAnswer) else _NoAnswer(error)
             failure.place = _place(request.full_url)
-            raise failure from error
+            raise failure from (None if failure is error else error)
 
     def http_request(self, request: Any) -> Any:
         """Add what urllib adds; but what it does to the headers of a request without a body, _prepare does too."""
@@ -3281,7 +3286,7 @@ class _Check:
     def reach(self, url: Any) -> bool:
         scheme, host, _ = _origin(url)
         proxy = urllib.request.getproxies().get(scheme)
-        if proxy and not _is_loopback(host) and not urllib.request.proxy_bypass(host):
+        if proxy and not (scheme == "http" and _is_loopback(host)) and not urllib.request.proxy_bypass(host):
             print(f"      {host} is reached through the proxy {urllib.parse.urlsplit(proxy).hostname}")
             return True
         steps = [("DNS", self.look_up), ("TCP", self.connect), ("TLS", self.secure)]

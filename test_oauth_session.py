@@ -4598,6 +4598,27 @@ class TestTransport:
         assert b"T0KEN" not in proxy.requests[0] and b"roxy" not in api.requests[0]
         assert parsed(api.requests[0])[1]["authorization"] == "Bearer T0KEN"
 
+    @pytest.mark.parametrize("early", [page("413 Large", b"too large"), b""], ids=["answers", "is silent"])
+    def test_server_that_stops_reading_is_asked_once_for_an_early_answer(self, early):
+        def stall(sock):
+            sock.sendall(early)
+            server.closing.wait(PATIENCE)
+
+        with Early(stall) as server, OAuthSession(source=TokenSource(lambda: Token("T0KEN")), timeout=0.5) as session:
+            try:
+                seen = session.post(server.url, data=bytes(32 << 20)).content
+            except urllib.error.URLError as error:
+                seen = str(error)
+
+        assert seen == (b"too large" if early else f"{server.url} gave no answer: timed out")
+        assert server.accepted == 1
+
+    def test_proxy_that_no_url_can_name_is_a_value_error(self):
+        handler = urllib.request.ProxyHandler({"https": "http://127.0.0.1:port"})
+        with OAuthSession(source=TokenSource(lambda: Token("T0KEN")), handlers=[handler]) as session:
+            with pytest.raises(ValueError, match="a proxy"):
+                session.get("https://127.0.0.1:1/")
+
     @pytest.mark.parametrize("answer", [page("407 No"), None, b"HTTP/1.1 200 OK\r\n\r\nsmuggled", b"nonsense\r\n\r\n"],
                              ids=["407", "hang-up", "more than asked", "nonsense"])
     def test_proxy_that_gives_no_tunnel_is_a_url_error(self, answer):
