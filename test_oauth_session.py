@@ -4613,6 +4613,16 @@ class TestTransport:
         assert seen == (b"too large" if early else f"{server.url} gave no answer: timed out")
         assert server.accepted == 1
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the reset may arrive before the alert")
+    @pytest.mark.parametrize("size", [10, 200000])
+    def test_alert_of_tls_is_what_the_error_says_however_much_was_being_sent(self, certificates, size):
+        context = certificates.server("good")
+        context.verify_mode = ssl.CERT_REQUIRED
+        with Server(HELLO, tls=context) as server:
+            with OAuthSession(source=TokenSource(lambda: Token("T0KEN")), context=certificates.trusting("good")) as session:
+                with pytest.raises(urllib.error.URLError, match="(?i)alert|certificate required"):
+                    session.post(server.url, data=bytes(size))
+
     def test_proxy_that_no_url_can_name_is_a_value_error(self):
         handler = urllib.request.ProxyHandler({"https": "http://127.0.0.1:port"})
         with OAuthSession(source=TokenSource(lambda: Token("T0KEN")), handlers=[handler]) as session:
