@@ -418,10 +418,10 @@ class Token:
 class _Held:
     """A token that a TokenSource keeps, with its end by each clock, and its windows in seconds before that."""
 
-    __slots__ = ("token", "obtained", "life", "number", "borrowed", "wall_end", "end", "due", "expired")
+    __slots__ = ("token", "obtained", "life", "borrowed", "wall_end", "end", "due", "expired")
 
-    def __init__(self, token: Token, since: Moment, number: int, refresh_before: float) -> None:
-        self.token, self.obtained, self.number = token, since[0], number
+    def __init__(self, token: Token, since: Moment, refresh_before: float) -> None:
+        self.token, self.obtained = token, since[0]
         self.borrowed: Moment | None = None  # when it was read from a shared cache
         self.wall_end = since[0] + _UNKNOWN_LIFE if token.expires_at is None else token.expires_at
         raw = token.raw or {}
@@ -1284,9 +1284,6 @@ _BORROWED_CALM = 5.0  # seconds to hold a DUE token of a shared cache before it 
 _REFUSED_KEPT = 16  # refused tokens that are not to be taken from a shared cache again
 _NO_PAUSE = (0.0, 0.0), 0.0, None
 
-_numbers = itertools.count(1)  # of flights, in the order in which they began
-
-
 class _Flight:
     """One fetch under way: led by one thread; all others that need its token wait for it.
 
@@ -1300,8 +1297,7 @@ class _Flight:
     error: Exception | None = None  # without both it was interrupted, or looked in vain
 
     def __init__(self, why: str, error: Exception | None = None) -> None:
-        self.why, self.error, self.number = why, error, next(_numbers)
-        self.since, self.landed = _now(), threading.Event()
+        self.why, self.error, self.since, self.landed = why, error, _now(), threading.Event()
 
 
 class _Traffic:
@@ -1543,21 +1539,21 @@ class TokenSource:
             raise OAuthError(f"what the token depends on got an HTTP status: {error.code}") from error
         if not isinstance(token, Token):
             raise TypeError(f"fetch must return a Token, not {type(token).__name__}")
-        held = self._hold(flight, token, flight.since)
+        held = self._hold(token, flight.since)
         if held.left() <= 0:
             raise OAuthMalformedResponse("the token had expired before it arrived: compare the clocks")
         return held
 
-    def _borrow(self, flight: _Flight, token: Token, since: Moment) -> _Held | None:
+    def _borrow(self, token: Token, since: Moment) -> _Held | None:
         """A token of the shared cache, if it is newer than all that this process is done with."""
-        held = self._hold(flight, token, since)
+        held = self._hold(token, since)
         held.borrowed = _now()
         object.__setattr__(token, "raw", None)  # of the server's answer no more was stored
         stale = held.age() == EXPIRED or held.obtained <= self._done or hash(token.access_token) in self._refused
         return None if stale else held
 
-    def _hold(self, flight: _Flight, token: Token, since: Moment) -> _Held:
-        held = _Held(token, since, flight.number, self._refresh_before)
+    def _hold(self, token: Token, since: Moment) -> _Held:
+        held = _Held(token, since, self._refresh_before)
         if self._shared is not None and not self._shared.locks:  # only chance keeps a fleet from fetching all at once
             held.due -= random.uniform(0.0, 0.5) * max(0.0, held.due - held.expired)
         return held
@@ -1567,24 +1563,20 @@ class TokenSource:
         if traffic.process != os.getpid():  # the fetch itself forked: the lock is the parent's
             return
         with traffic.lock:
-            if held is not None:
-                self._keep(traffic, flight, held)
-            elif flight.why == "refused" and flight.error is None:
+            if flight.why == "refused" and held is None and flight.error is None:
                 traffic.forced = None  # interrupted: whoever takes over has not had a try yet
-            elif flight.why != "look" and flight.error is not None and traffic.flight is flight:
+            elif traffic.flight is not flight or traffic is not self._traffic():
+                pass  # late, or from before a clear()
+            elif held is not None:
+                before = self._held
+                if before is not None and before.token.access_token == held.token.access_token:
+                    held.follow(before)
+                if held.borrowed is None:
+                    traffic.failures, traffic.pause = 0, _NO_PAUSE
+                self._held, self._done = held, held.obtained
+            elif flight.why != "look" and flight.error is not None:
                 traffic.fail(flight.why, flight.error)
             flight.landed.set()
-
-    def _keep(self, traffic: _Traffic, flight: _Flight, held: _Held) -> None:
-        """With the lock held: hand it out from now on, unless it is late, or from before a clear()."""
-        before = self._held
-        if traffic is not self._traffic() or (before is not None and before.number > flight.number):
-            return
-        if before is not None and before.token.access_token == held.token.access_token:
-            held.follow(before)
-        if held.borrowed is None:
-            traffic.failures, traffic.pause = 0, _NO_PAUSE
-        self._held, self._done = held, held.obtained
 
 
 def _copy(error: Exception) -> Any:
@@ -1779,13 +1771,13 @@ class _Shared:
             _log("warning", "the shared cache fails, and is left alone for %d s: %s", _CACHE_REST, shown)
             return None
 
-    def seek(self, flight: _Flight, judge: Callable[[_Flight, Token, Moment], _Held | None]) -> _Held | None:
+    def seek(self, flight: _Flight, judge: Callable[[Token, Moment], _Held | None]) -> _Held | None:
         """A token to use; or None where it is time to fetch one, with the lock if there is one."""
         lock: Any = None
         patience = self.limit * random.uniform(*_CACHE_PATIENCE)
         while True:
             found = self.read()
-            held = None if found is None else judge(flight, *found)
+            held = None if found is None else judge(*found)
             done = held is not None or flight.lock is not None or flight.why == "look" or not self.locks
             if done or self.resting() or _since(flight.since) >= patience:
                 return held
