@@ -211,19 +211,17 @@ class OAuthBearerError(OAuthError, urllib.error.HTTPError):
     _fields = ("error", "status", "scope", "realm", "url", "reason", "headers")
     scope: str | None
     realm: str | None
+    reason: Any = ""  # in place of HTTPError's read-only property
+    headers: Any
     response: Response | None = None
 
     def __init__(self, message: str = "", *, body: bytes = b"", **fields: Any) -> None:
-        # Trap: super() would reach URLError, which sets the `reason` that HTTPError has as a read-only property; and
-        # an HTTPError without a body object lacks half of its methods.
-        url, status, reason = fields.pop("url", ""), fields.setdefault("status", 401), fields.pop("reason", "")
-        headers = fields.pop("headers", None) or http.client.HTTPMessage()
-        urllib.error.HTTPError.__init__(self, url, status, reason, headers, io.BytesIO(body))
+        fields = {"url": "", "status": 401, "reason": "", "headers": http.client.HTTPMessage(), **fields}
+        # Trap: an HTTPError without a body object lacks half of its methods.
+        sent: Any = [*(fields[name] for name in ("url", "status", "reason", "headers")), io.BytesIO(body)]
+        urllib.error.HTTPError.__init__(self, *sent)
         self.args = (message,)
-        self.error, self.status = fields.pop("error", None), fields.pop("status")
-        self.scope, self.realm = fields.pop("scope", None), fields.pop("realm", None)
-        for name in fields:
-            raise TypeError(f"{type(self).__name__} has no argument {name!r}")
+        self._set(fields)
 
 
 class OAuthInvalidToken(OAuthBearerError):
