@@ -1026,7 +1026,6 @@ def _encode_body(data: Any, obj: Any) -> tuple[Any, str | None]:
 
 _FIRST_URL: Any = object()  # in place of origins: the origin of the URL that the caller named
 _MAX_HOPS = 10  # redirects that one call follows; browsers take 20, urllib 10
-_ERROR_BODY_LIMIT = 1 << 20  # bytes of a refusal's body that its exception keeps
 _HARMLESS = ("accept", "accept-language", "accept-encoding", "accept-charset", "user-agent")  # may go to any origin
 
 
@@ -1263,7 +1262,7 @@ def _refusal(url: str, code: int, msg: str, headers: Any, fp: Any, tokens: Colle
     names = [name for name in ("error", "error_description", "scope") if name in challenge]
     said = "".join(f", {name}={challenge[name]!r}" for name in names)
     with fp:
-        body = fp.read(_ERROR_BODY_LIMIT)
+        body = fp.read(_ANSWER_LIMIT)
     return kind(
         f"{_place(url)} refused the token: {code} {reason}{said}; {advice}", error=error, status=code, reason=reason,
         scope=challenge.get("scope"), realm=challenge.get("realm"), url=_clean(url, tokens, len(url)), body=body,
@@ -1822,7 +1821,7 @@ class _Shared:
 
 # ---- ClientCredentials: how one token is obtained --------------------------------------------------------------------
 
-_ANSWER_LIMIT = 1 << 20  # bytes of a token response
+_ANSWER_LIMIT = 1 << 20  # bytes of a token response, or of an API's refusal
 _TRIES = 3  # within one deadline, for what may pass by itself
 _BACK_OFF = 0.5  # seconds; the longest wait before the second try, doubled before the third
 _TRANSIENT = (408, 425, 429)  # with 5xx: statuses that may pass by themselves
