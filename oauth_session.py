@@ -1109,7 +1109,7 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
                 del request.unredirected_hdrs["Authorization"]
             exchange.sent = ""
         try:
-            origin = _parse(request.full_url).site
+            origin: Any = _origin(request.full_url)
         except ValueError:
             origin = None  # nothing of ours: whatever opens it
         if exchange is None or not isinstance(request, _Hop):
@@ -2347,34 +2347,28 @@ class _Nonsense(_NoAnswer):
     what = "gave no usable answer"
 
 
-class _URL:
-    """A URL taken apart once, cut where urllib cuts it; ValueError for what could be understood in two ways."""
-
-    __slots__ = ("authority", "site", "target")
-
-    def __init__(self, url: str) -> None:
-        label = r"[-\w~!$&'()*+,;=]+"
-        host = rf"\[[0-9a-f:.]+\]|{label}(?:\.{label})*\.?"
-        form = rf"(https?)://(({host})(?::(\d{{0,5}}))?)([/?][!\"$-~]*)?(?:#[!-~]*)?"
-        match = re.fullmatch(form, url, re.ASCII | re.IGNORECASE)
-        if match is None or not 0 < int(match[4] or 1) < 65536:
-            raise ValueError("it must be like https://host:port/path, with no user name, %, backslash or space")
-        scheme, self.authority, name, port, target = match.groups("")
-        self.target = target if target[:1] == "/" else "/" + target
-        scheme = scheme.lower()
-        self.site: Origin = (scheme, name.lower().strip("[]"), int(port or _DEFAULT_PORT[scheme]))
-
-
-_parse = functools.lru_cache(maxsize=256)(_URL)  # a call looks at its URL several times
+@functools.lru_cache(maxsize=256)  # a call looks at its URL several times
+def _parse(url: str) -> tuple[Origin, str, str]:
+    """Origin, authority and target, cut where urllib cuts them; ValueError for what could be understood in two ways."""
+    label = r"[-\w~!$&'()*+,;=]+"
+    host = rf"\[[0-9a-f:.]+\]|{label}(?:\.{label})*\.?"
+    form = rf"(https?)://(({host})(?::(\d{{0,5}}))?)([/?][!\"$-~]*)?(?:#[!-~]*)?"
+    match = re.fullmatch(form, url, re.ASCII | re.IGNORECASE)
+    if match is None or not 0 < int(match[4] or 1) < 65536:
+        raise ValueError("it must be like https://host:port/path, with no user name, %, backslash or space")
+    scheme, authority, name, port, target = match.groups("")
+    scheme = scheme.lower()
+    origin = scheme, name.lower().strip("[]"), int(port or _DEFAULT_PORT[scheme])
+    return origin, authority, target if target[:1] == "/" else "/" + target
 
 
 def _origin(url: str) -> Origin:
-    return _parse(url).site
+    return _parse(url)[0]
 
 
 def _place(url: str) -> str:
     """Where a URL leads, for a message: its path and query may hold what nobody else should see."""
-    return f"{_origin(url)[0]}://{_parse(url).authority.lower()}"
+    return f"{_origin(url)[0]}://{_parse(url)[1].lower()}"
 
 
 @functools.lru_cache(maxsize=256)
@@ -2867,19 +2861,20 @@ def _prepare(request: Any) -> tuple[str, bytes, int | None, Key]:
 
     The URL counts, not what urllib made of it: a proxy on a Request that is used again would mix up its fields.
     """
-    url, method = _parse(request.full_url), request.get_method()
-    headers = {"Host": url.authority, "Accept-Encoding": "identity"}
+    (site, authority, target), method = _parse(request.full_url), request.get_method()
+    headers = {"Host": authority, "Accept-Encoding": "identity"}
     for fields in (request.headers, request.unredirected_hdrs):
         for name, value in fields.items():
             headers[_title(name)] = value if isinstance(value, str) else str(value)
-    site, target, proxy, credentials = url.site, url.target, None, None
-    if request.host != url.authority:
+    proxy: Origin | None = None
+    credentials = None
+    if request.host != authority:
         try:
             proxy = _origin("http://" + request.host)
         except ValueError:
             raise ValueError("a proxy, of the environment or handlers, must be named like http://host:port") from None
         if site[0] == "http":
-            target, site, proxy = f"http://{url.authority}{target}", proxy, None
+            target, site, proxy = f"http://{authority}{target}", proxy, None
         else:
             credentials = headers.pop("Proxy-Authorization", None)
     length = _length_of(method, headers, request.data)
