@@ -642,8 +642,6 @@ class OAuthSession:
             )
             how = {name: setting[name] for name in _KEEPING}
             vars(self)["source"] = TokenSource(self._credentials, **how)
-        elif not isinstance(setting["source"], TokenSource):
-            raise TypeError("source must be a TokenSource; of a function that returns a Token: TokenSource(function)")
         self.opener = self._make_opener()
 
     def _settle(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -796,8 +794,7 @@ class OAuthSession:
             _refuse(unknown, f"{method}()".lower())
         if headers is not None and not hasattr(headers, "items"):
             raise TypeError(f"headers must be a dict of names and values, not {type(headers).__name__}")
-        _check_head(method, headers.items() if headers else ())
-        body, content_type = (None, None) if data is json is None else _encode_body(data, json)
+        body, content_type = _encode_body(data, json)
         # A copy of a Request that was taken apart and checked before: that would be half of the work of a call.
         request = object.__new__(urllib.request.Request)
         vars(request).update(self._absolute(_add_params(url, params) if params else url)[1])
@@ -863,9 +860,9 @@ class OAuthSession:
     ) -> float | None:
         """Put on the headers of the call, then the session's, then ours, where there is none; return the time-out."""
         if self.headers or headers or content_type:
-            session_headers = list(self.headers.items())
-            _check_head("GET", session_headers)
-            wanted = {name.lower(): value for name, value in (*session_headers, *headers.items())}
+            every = [*self.headers.items(), *headers.items()]
+            _check_head("GET", every)
+            wanted = {name.lower(): value for name, value in every}
             if content_type:
                 wanted.setdefault("content-type", content_type)
             for name, value in wanted.items():
@@ -1084,7 +1081,7 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
 
     def __init__(self, source: TokenSource, origins: Any, *, allow_http: bool = False) -> None:
         if not isinstance(source, TokenSource):
-            raise TypeError("source must be a TokenSource")
+            raise TypeError("source must be a TokenSource; of a function that returns a Token: TokenSource(function)")
         checked = isinstance(origins, frozenset) and any(isinstance(one, tuple) for one in origins)  # by a session
         self._origins = origins if checked or origins is _FIRST_URL else _check_origins(None, origins, allow_http)
         if not self._origins:
@@ -1884,7 +1881,7 @@ class ClientCredentials:
             raise TypeError(f"assertion_audience must be a str, not {type(assertion_audience).__name__}")
         self._audience = assertion_audience
         self.scope = " ".join(_texts("scope", scope)) or None
-        if isinstance(timeout, bool) or _check_timeout(timeout) is None:
+        if _check_timeout(timeout) is None:
             raise TypeError("timeout must be a number of seconds: a token request without one could hang for ever")
         self.timeout = timeout
         self._fields = _fields_of(self.scope, _texts("audience", audience), _texts("resource", resource), token_params)
