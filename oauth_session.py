@@ -879,7 +879,7 @@ class OAuthSession:
         for kind in (urllib.request.HTTPHandler, *map(type, ours[:-1])):
             if any(isinstance(one, kind) for one in theirs):
                 ours = [one for one in ours if not isinstance(one, kind)]
-        auth = OAuthHandler(self.source, self._origins or _FIRST_URL, allow_http=self.allow_http)
+        auth = OAuthHandler(self.source, self._origins or _FIRST_URL)
         auth.follows = not any(isinstance(one, urllib.request.HTTPRedirectHandler) for one in theirs)
         if not any("https" in getattr(one, "proxies", ()) for one in (*theirs, *ours)):
             auth.open_ahead = self._pool.open_ahead
