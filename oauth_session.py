@@ -724,8 +724,7 @@ class OAuthSession:
         super().__setattr__(name, value)
 
     def __repr__(self) -> str:
-        where = f"token_url={self.token_url!r}" if self.issuer is None else f"issuer={self.issuer!r}"
-        return f"<{type(self).__name__} client_id={self.client_id!r} {where}>"
+        return f"<{type(self).__name__} {self.source!r}>"
 
     def __enter__(self) -> OAuthSession:
         return self
