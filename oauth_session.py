@@ -2213,11 +2213,9 @@ def _judge(url: str, answer: Any, body: bytes, requested_at: float, scope: str |
     """A token, if the answer is as RFC 6749 section 5.1 says; else the exception that its code or status means."""
     mapping, why = _parse_json(body)
     status: int = answer.status
-    code = mapping.get("error")
     tokens = [str(mapping[name]) for name in ("access_token", "refresh_token", "id_token") if mapping.get(name)]
     masks = sorted({*masks, *tokens}, key=len, reverse=True)
-    names = ("error", "error_description", "error_uri")
-    texts = {name: mapping.get(name) for name in names}
+    texts = {name: mapping.get(name) for name in ("error", "error_description", "error_uri")}
     said = {name: _clean(text, masks) for name, text in texts.items() if text and isinstance(text, str)}
     if 200 <= status < 300 and "error" not in said and not why:
         try:
@@ -2228,7 +2226,7 @@ def _judge(url: str, answer: Any, body: bytes, requested_at: float, scope: str |
             return Token.from_response(mapping, requested_at)
         except OAuthMalformedResponse as error:
             why = _clean(error, masks)
-    kind = _verdict(status, said.get("error"), code)
+    kind = _verdict(status, texts["error"] if "error" in said else None)
     text = ": ".join(said[name] for name in ("error", "error_description") if name in said)
     if not text and status >= 400 and b"token" not in body.lower() and b"\0" not in body:  # no token itself, no UTF-16
         text = _clean(" ".join(body.decode("utf-8", "replace").split()), masks, 200)
@@ -2241,21 +2239,17 @@ def _judge(url: str, answer: Any, body: bytes, requested_at: float, scope: str |
     raise kind(message, status=status, headers=headers, retry_after=retry_after, **said)
 
 
-def _verdict(status: int, said: str | None, code: object) -> type[OAuthResponseError]:
+def _verdict(status: int, code: str | None) -> type[OAuthResponseError]:
     """The class for a refusal: the code decides, else the status."""
-    if said is not None and isinstance(code, str) and code in ERRORS_BY_CODE:
-        kind = ERRORS_BY_CODE[code]
-    elif status in (*_TRANSIENT, 503):
-        kind = OAuthTemporarilyUnavailable
-    elif status >= 500:
-        kind = OAuthServerError
-    elif said is not None:
-        kind = OAuthResponseError
-    elif status < 400:
-        kind = OAuthMalformedResponse
-    else:
-        kind = OAuthInvalidClient if status in (401, 403) else OAuthResponseError
-    return kind
+    if code in ERRORS_BY_CODE:
+        return ERRORS_BY_CODE[code]
+    if status in (*_TRANSIENT, 503):
+        return OAuthTemporarilyUnavailable
+    if status >= 500:
+        return OAuthServerError
+    if code is None and status < 400:
+        return OAuthMalformedResponse
+    return OAuthInvalidClient if code is None and status in (401, 403) else OAuthResponseError
 
 
 def _is_transient(error: OAuthError) -> bool:
