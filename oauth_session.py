@@ -2084,7 +2084,11 @@ class ClientCredentials:
         except _Nonsense as error:
             raise OAuthMalformedResponse(f"{where}: {_clean(error.reason, masks)}; is {name} right?") from None
         except urllib.error.URLError as error:
-            raise _transport_error(where, name, error, masks) from error
+            why, hint = f"{where} gave no answer: {_clean(error.reason, masks)}", f"is {name} right, and reachable from here?"
+            if isinstance(error.reason, ssl.SSLCertVerificationError):
+                why = f"the certificate of {where} was refused: {error.reason.verify_message}"
+                hint = "for a private CA set SSL_CERT_FILE, or give context=ssl.create_default_context(cafile=...)"
+            raise OAuthTransportError(f"{why}; {hint}") from error
 
 
 def _check_method(method: Any, secret: Any, assertion: Any) -> str | None:
@@ -2286,18 +2290,6 @@ def _retry_after(headers: http.client.HTTPMessage) -> float | None:
     except ValueError:
         return None
     return min(max(wait, 0.0), _RETRY_AFTER_LIMIT)
-
-
-def _transport_error(
-    where: str, name: str, error: urllib.error.URLError, masks: Sequence[str]
-) -> OAuthTransportError:
-    reason = error.reason
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        why = f"the certificate of {where} was refused: {reason.verify_message}"
-        why += "; for a private CA set SSL_CERT_FILE, or give context=ssl.create_default_context(cafile=...)"
-    else:
-        why = f"{where} gave no answer: {_clean(reason, masks)}; is {name} right, and reachable from here?"
-    return OAuthTransportError(why)
 
 
 # ---- Transport: URLs taken apart once, kept-alive connections, strict HTTP/1.1 (RFC 9112) ----------------------------
