@@ -2297,7 +2297,7 @@ def _retry_after(headers: http.client.HTTPMessage) -> float | None:
 _USER_AGENT = f"oauth_session/{__version__}"
 _DEFAULT_PORT = {"http": 80, "https": 443}
 _IDLE_LIMIT = 60.0  # seconds a connection waits for its next use; servers close after 60 to 75
-_IDLE_MOST = 32  # idle connections to one place
+_IDLE_MOST = 64  # idle connections
 _BODY_LIMIT = 64 << 20  # bytes that a verb reads into memory, as sent and as decoded
 _LINE_LIMIT = 64 << 10  # bytes of a header line
 _HEAD_LIMIT = 256 << 10  # bytes of all header lines
@@ -2695,7 +2695,7 @@ class _Pool:
     """Idle connections, and the one SSLContext. The connections need no lock: what dict and deque do is atomic.
 
     A connection comes here when an answer was read to its end and was clearly framed. It is closed on any error, after
-    60 s, in a forked child, above 32 to one place, and with all others where they are more than 64.
+    60 s, in a forked child, and where 64 others are idle.
     """
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
@@ -2777,7 +2777,8 @@ class _Pool:
     def give(self, key: Key, connection: _Connection) -> None:
         idle = self._idle.setdefault(key, deque())
         # Another process: it was read to its end in a forked child, and is the parent's.
-        if key[0] != os.getpid() or len(idle) >= _IDLE_MOST or not self._end.alive:
+        many = sum(map(len, list(self._idle.values()))) >= _IDLE_MOST
+        if key[0] != os.getpid() or many or not self._end.alive:
             connection.sock.close()
             return
         connection.since = _now()
@@ -2802,8 +2803,7 @@ class _Pool:
 
     def _connect(self, key: Key, deadline: float | None) -> _Connection:
         _, (scheme, host, port), proxy, credentials = key
-        many = sum(map(len, list(self._idle.values()))) > 2 * _IDLE_MOST
-        _close_idle(self._idle.values(), None if many else _IDLE_LIMIT)
+        _close_idle(self._idle.values(), _IDLE_LIMIT)
         context, lean = self.context() if scheme == "https" else (None, False)
         connection = _Connection(_open_socket(*(proxy or key[1])[1:], deadline), deadline)
         try:
