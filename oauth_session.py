@@ -2310,7 +2310,6 @@ _SAFE = "".join(map(chr, range(0x21, 0x7F)))  # what stays as it is when a URL i
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))  # RFC 9110 section 9.2.2
 _HEAD_END, _LINE_END = rb"\n\r?\n", rb"\n"
 
-_compile = functools.lru_cache(maxsize=8)(re.compile)  # at first use, since a cold start would pay for it
 _title = functools.lru_cache(maxsize=256)(str.title)  # a header's name as it is usually written
 
 
@@ -2502,7 +2501,7 @@ class _Connection:
         """What comes up to the mark, with it; within one time-out, however slowly it drips."""
         seen, deadline = 0, self.deadline
         while True:
-            found = _compile(mark).search(self.ahead, seen)
+            found = re.compile(mark).search(self.ahead, seen)
             size = found.end() if found else len(self.ahead)
             if size > limit:
                 raise _Nonsense(f"more than {limit} bytes of header, or of one of its lines")
