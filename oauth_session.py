@@ -720,7 +720,7 @@ class OAuthSession:
         if name == "timeout":
             value = _check_timeout(value)
             if "_credentials" in vars(self):
-                self._credentials.timeout = self.source._limit = 30.0 if value is None else value
+                self._credentials.timeout = 30.0 if value is None else value
         super().__setattr__(name, value)
 
     def __repr__(self) -> str:
@@ -1356,9 +1356,8 @@ class TokenSource:
             raise ValueError("refresh_before must be 0 or more seconds")
         self._fetch = fetch
         self._refresh_before = refresh_before
-        self._limit = getattr(fetch, "timeout", None) or _FETCH_LIMIT
         self._origin: Origin | None = getattr(fetch, "origin", None)  # of the token endpoint
-        self._shared = None if cache is None else _Shared(cache, cache_key, fetch, self._limit)
+        self._shared = None if cache is None else _Shared(cache, cache_key, fetch)
         self._done = 0.0  # wall clock; what the shared cache has from before is not taken
         self._refused: deque[int] = deque(maxlen=_REFUSED_KEPT)  # hashes of tokens
         self._held: _Held | None = None  # the token; replaced as a whole, and read without the lock
@@ -1396,6 +1395,10 @@ class TokenSource:
             if self._held is not None:
                 self._refused.append(hash(self._held.token.access_token))
             self._held, self._done = None, time.time()
+
+    @property
+    def _limit(self) -> float:
+        return getattr(self._fetch, "timeout", None) or _FETCH_LIMIT
 
     def _traffic(self) -> _Traffic:
         # A forked child must not touch locks and flights of its parent: their threads do not exist there.
@@ -1509,7 +1512,7 @@ class TokenSource:
         try:
             flight.leader = threading.get_ident()
             if self._shared is not None:
-                held = self._shared.seek(flight, self._borrow)
+                held = self._shared.seek(flight, self._borrow, self._limit)
             if held is None and flight.why != "look":
                 held = self._fetched(traffic, flight)
             flight.token = None if held is None else held.token
@@ -1735,7 +1738,7 @@ class _Shared:
     failed: Moment | None = None
     odd = False  # it held nonsense, and that was said
 
-    def __init__(self, cache: Any, key: str | None, fetch: Any, limit: float) -> None:
+    def __init__(self, cache: Any, key: str | None, fetch: Any) -> None:
         import hashlib  # urllib has imported it already
 
         self.cache = FileCache(cache) if isinstance(cache, (str, bytes, os.PathLike)) else cache
@@ -1745,7 +1748,6 @@ class _Shared:
         if not isinstance(key, str) or not key:
             raise ValueError("cache_key must be a text that says what is shared, if fetch is a callable of your own")
         self.key = "oauth_session-" + hashlib.sha256(key.encode()).hexdigest()
-        self.limit = limit
         try:
             self.locks = callable(getattr(self.cache, "lock", None))
         except Exception:  # diskcache.FanoutCache asserts that it has no such thing
@@ -1764,17 +1766,17 @@ class _Shared:
             _log("warning", "the shared cache fails, and is left alone for %d s: %s", _CACHE_REST, shown)
             return None
 
-    def seek(self, flight: _Flight, judge: Callable[[Token, Moment], _Held | None]) -> _Held | None:
+    def seek(self, flight: _Flight, judge: Callable[[Token, Moment], _Held | None], limit: float) -> _Held | None:
         """A token to use; or None where it is time to fetch one, with the lock if there is one."""
         lock: Any = None
-        patience = self.limit * random.uniform(*_CACHE_PATIENCE)
+        patience = limit * random.uniform(*_CACHE_PATIENCE)
         while True:
             found = self.read()
             held = None if found is None else judge(*found)
             done = held is not None or flight.lock is not None or flight.why == "look" or not self.locks
             if done or self.resting() or _since(flight.since) >= patience:
                 return held
-            lock = lock or self.ask(self.cache, "lock", self.key + ".lock", timeout=self.limit)
+            lock = lock or self.ask(self.cache, "lock", self.key + ".lock", timeout=limit)
             if self.ask(lock, "acquire", blocking=False):
                 flight.lock = lock  # and look again: the one before us may have left a token
             else:
