@@ -2660,7 +2660,6 @@ class _Answer(http.client.HTTPResponse):
 
     fp: Any = _BufferLater()
     chunked, length, will_close = False, None, True
-    flush = io.IOBase.flush  # HTTPResponse's wants the fp
 
     def __init__(self, request: Any, head: Head, body: _Body) -> None:  # not super(): it wants a socket
         minor, self.status, self.reason, fields, framing = head
