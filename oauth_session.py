@@ -1005,6 +1005,8 @@ def _encode_body(data: Any, obj: Any) -> tuple[Any, str | None]:
             return json.dumps(obj, allow_nan=False).encode(), "application/json"
         except RecursionError:
             raise ValueError("json is nested too deeply") from None
+    if data is None:
+        return None, None
     if isinstance(data, str):
         return data.encode(), "text/plain; charset=utf-8"
     if isinstance(data, (list, tuple)) and any(isinstance(one, (dict, str)) for one in data):
@@ -2086,7 +2088,8 @@ class ClientCredentials:
         except _Nonsense as error:
             raise OAuthMalformedResponse(f"{where}: {_clean(error.reason, masks)}; is {name} right?") from None
         except urllib.error.URLError as error:
-            why, hint = f"{where} gave no answer: {_clean(error.reason, masks)}", f"is {name} right, and reachable from here?"
+            why = f"{where} gave no answer: {_clean(error.reason, masks)}"
+            hint = f"is {name} right, and reachable from here?"
             if isinstance(error.reason, ssl.SSLCertVerificationError):
                 why = f"the certificate of {where} was refused: {error.reason.verify_message}"
                 hint = "for a private CA set SSL_CERT_FILE, or give context=ssl.create_default_context(cafile=...)"

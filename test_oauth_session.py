@@ -4620,7 +4620,7 @@ class TestTransport:
         context.verify_mode = ssl.CERT_REQUIRED
         with Server(HELLO, tls=context) as server:
             with OAuthSession(source=TokenSource(lambda: Token("T0KEN")), context=certificates.trusting("good")) as session:
-                with pytest.raises(urllib.error.URLError, match="(?i)alert|certificate required"):
+                with pytest.raises(urllib.error.URLError, match=r"(?i)alert|certificate required"):
                     session.post(server.url, data=bytes(size))
 
     def test_proxy_that_no_url_can_name_is_a_value_error(self):
