@@ -352,9 +352,11 @@ class Token:
             raise TypeError(f"access_token must be a str, not {type(access_token).__name__}")
         if not (_is_visible(access_token) and 0 < len(access_token) <= _TOKEN_LIMIT):
             raise ValueError("access_token must be 1 to 65536 visible ASCII characters, to stand in a header")
+        if not (isinstance(token_type, str) and isinstance(scope, (str, type(None)))):
+            raise TypeError("token_type and scope must be str, or scope None")
         if not isinstance(expires_at, (int, float, type(None))):
             raise TypeError(f"expires_at must be a number of seconds, or None, not {type(expires_at).__name__}")
-        if expires_at is not None and not abs(expires_at) < float("inf"):
+        if expires_at is not None and not abs(expires_at) < 1e300:
             raise ValueError("expires_at must be a finite number of seconds since the epoch, or None")
         for name, value in zip(self.__slots__, (access_token, token_type, expires_at, scope, raw)):
             object.__setattr__(self, name, value)
@@ -458,7 +460,6 @@ def _is_visible(text: str) -> bool:
 
 _NOT_GIVEN: Any = type("NotGiven", (), {"__repr__": lambda self: "..."})()  # since None has a meaning
 _NOTHING: Any = None  # for type checkers: a class attribute that a subclass may set to anything
-_ORDER = "the order is OAuthSession(client_id, client_secret, scope, token_url)"
 _CREDENTIALS = (
     "client_id", "client_secret", "scope", "token_url", "issuer", "auth_method", "client_assertion",
     "assertion_audience", "audience", "resource", "token_params",
@@ -828,13 +829,15 @@ class OAuthSession:
         raises.
         """
         if isinstance(request, str):
-            request = urllib.request.Request(self._absolute(request)[0])
+            request = urllib.request.Request(self._absolute(request)[0])  # which wants it complete
         elif not isinstance(request, urllib.request.Request):
             raise TypeError(f"open() takes a URL or a urllib.request.Request, not {type(request).__name__}")
-        elif request.full_url != self._absolute(request.full_url)[0]:
-            request.full_url = self._absolute(request.full_url)[0]
-        timeout = self._dress(request, {}, None, timeout)
-        answer: http.client.HTTPResponse = self.opener.open(request, data, timeout)
+        twin = _twin(request)
+        url, _ = self._absolute(request.full_url)
+        if url != request.full_url:
+            twin.full_url = url
+        timeout = self._dress(twin, {}, None, timeout)
+        answer: http.client.HTTPResponse = self.opener.open(twin, data, timeout)
         return answer
 
     def install(self) -> None:
@@ -915,23 +918,6 @@ class _Opener(urllib.request.OpenerDirector):
         return super().open(fullurl, data, self._session.timeout if timeout is _DEFAULT_TIMEOUT else timeout)
 
 
-def _check_timeout(timeout: Any) -> float | None:
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
-        raise TypeError(f"timeout must be a number of seconds, or None, not {type(timeout).__name__}")
-    if timeout is not None and not 0 < timeout <= _LONGEST_LIFE:
-        raise ValueError("timeout must be a positive number of seconds; None waits without limit")
-    return timeout
-
-
-def _check_origins(base_url: Any, origins: Any, allow_http: bool) -> frozenset[Origin]:
-    named = [_origin(_check_url("origins", url, allow_http)) for url in _texts("origins", origins)]
-    if base_url is not None:
-        named.append(_origin(_check_url("base_url", base_url, allow_http)))
-        if "?" in base_url or "#" in base_url:
-            raise ValueError("base_url must be without ? and #, since paths are appended to it")
-    return frozenset(named)
-
-
 def _check_handlers(handlers: Iterable[Any]) -> list[Any]:
     handlers = list(handlers)
     for kind in (one if isinstance(one, type) else type(one) for one in handlers):
@@ -940,27 +926,6 @@ def _check_handlers(handlers: Iterable[Any]) -> list[Any]:
         if not issubclass(kind, urllib.request.BaseHandler):
             raise TypeError(f"handlers must be urllib.request handlers, instances or classes, not {kind.__name__}")
     return handlers
-
-
-def _own(handler: Any) -> Any:
-    """A user's handler for one of our openers: it can belong to one only, and the session has several."""
-    import copy
-
-    if type(handler) is urllib.request.ProxyHandler:  # Trap: its methods are bound to the original, also in a copy
-        return urllib.request.ProxyHandler(handler.proxies)  # type: ignore[attr-defined]
-    return handler() if isinstance(handler, type) else copy.copy(handler)
-
-
-def _texts(name: str, value: Any) -> list[str]:
-    """One text or several, as a list."""
-    value = [value] if isinstance(value, str) and value else value or ()
-    texts: list[Any] = list(value) if hasattr(value, "__iter__") and not isinstance(value, (bytes, dict)) else [value]
-    if not all(isinstance(text, str) for text in texts):
-        kinds = ", ".join(sorted({type(text).__name__ for text in texts} - {"str"}))
-        raise TypeError(f"{name} must be a str or an iterable of str, and holds {kinds}")
-    if not all(text.isprintable() for text in texts):
-        raise ValueError(f"{name} has control characters, such as a line end: take them off")
-    return sorted(texts) if isinstance(value, (set, frozenset)) else texts
 
 
 def _file_reader(variable: str, path: str) -> Callable[[], str]:
@@ -1052,6 +1017,14 @@ class _Hop(urllib.request.Request):
         self._oauth_exchanges = dict(_exchanges(before))
 
 
+def _twin(request: Any) -> Any:
+    """A copy with headers of its own: the Request belongs to the caller, who may use it elsewhere."""
+    twin = object.__new__(type(request))
+    vars(twin).update(vars(request))
+    twin.headers, twin.unredirected_hdrs = dict(request.headers), dict(request.unredirected_hdrs)
+    return twin
+
+
 def _exchanges(request: Any) -> dict[OAuthHandler, _Exchange]:
     """By handler, since an opener may have one for each of several APIs."""
     found: dict[OAuthHandler, _Exchange] | None = getattr(request, "_oauth_exchanges", None)
@@ -1123,10 +1096,8 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
             token = self._source._ready() or self._wait(request, origin)
             exchange.sent = token.access_token
             exchange.tokens.add(exchange.sent)
-            # On a copy: the Request belongs to the caller, who may use it elsewhere.
-            before, request = request, object.__new__(type(request))
-            vars(request).update(vars(before))
-            request.unredirected_hdrs = {**before.unredirected_hdrs, "Authorization": "Bearer " + exchange.sent}
+            request = _twin(request)
+            request.unredirected_hdrs["Authorization"] = "Bearer " + exchange.sent
         return request
 
     def _wait(self, request: Any, origin: Any) -> Token:
@@ -1202,7 +1173,7 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
             message = f"the redirect to {_clean(location, exchange.tokens)!r} was not followed: {error}"
             shown = _clean_headers(headers, exchange.tokens)
             raise _RedirectRefused(request.full_url, code, message, shown, fp) from None
-        dropped = ("proxy-authorization", "content-") if to_get else "proxy-authorization"
+        dropped = ("proxy-authorization", "content-", "transfer-")[: 3 if to_get else 1]
         kept = {
             name: value for name, value in request.headers.items()
             if name.lower() in _HARMLESS or (here == there and not name.lower().startswith(dropped))
@@ -1214,6 +1185,15 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
         return self.parent.open(hop, timeout=request.timeout)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302  # type: ignore[assignment]
+
+
+def _check_origins(base_url: Any, origins: Any, allow_http: bool) -> frozenset[Origin]:
+    named = [_origin(_check_url("origins", url, allow_http)) for url in _texts("origins", origins)]
+    if base_url is not None:
+        named.append(_origin(_check_url("base_url", base_url, allow_http)))
+        if "?" in base_url or "#" in base_url:
+            raise ValueError("base_url must be without ? and #, since paths are appended to it")
+    return frozenset(named)
 
 
 def _timeout_of(request: Any) -> float | None:
@@ -1366,7 +1346,8 @@ class TokenSource:
         self._traffic_of: dict[int, _Traffic] = {}  # by process
 
     def __repr__(self) -> str:
-        return f"TokenSource({self._fetch!r})"
+        known = isinstance(self._fetch, ClientCredentials)  # a functools.partial would show its arguments
+        return f"TokenSource({self._fetch if known else type(self._fetch).__name__!r})"
 
     def token(self) -> Token:
         """Return a Token that has not expired. Does I/O and may raise
@@ -1452,8 +1433,9 @@ class TokenSource:
                     self._lead_in_thread(traffic, flight)
                 left = min(self._limit + _FLIGHT_GRACE - _since(flight.since), end - time.monotonic())
                 if not flight.landed.wait(max(0.0, left)):
-                    raise OAuthTransportError(f"no token came within {timeout or self._limit:g} s; is token_url slow?")
-            token = flight.token or (refused if flight.why == "look" else None)
+                    within = f"within {timeout or self._limit:g} s"
+                    raise OAuthTransportError(f"no token came {within}; is token_url slow, or a shared cache?")
+            token = flight.token or (self._ready() if refused is None else refused if flight.why == "look" else None)
             if token is not None:
                 return token
             error = flight.error or OAuthError("the token request was interrupted")
@@ -1469,15 +1451,14 @@ class TokenSource:
             self._refused.append(hash(bad))
         if held is not None and held.age() != EXPIRED and held.token.access_token != bad:
             return held.token  # getting here means that another thread was faster
-        why, error = "needed", traffic.pause[2] if bad is None and traffic.pausing() else None
-        if bad is not None:
-            forced = traffic.forced
-            gave = None if forced is None or forced.token is None else forced.token.access_token
-            borrowed = held is not None and held.borrowed is not None  # else a fleet's fetches would cause more
-            vain = forced is not None and _since(forced.since) < _FORCED_EVERY and (borrowed or gave in (None, bad))
+        forced, error = traffic.forced, traffic.pause[2] if traffic.pausing() else None
+        if bad is None:
+            why = "needed" if error is None else "look"
+        else:
+            vain = forced is not None and _since(forced.since) < _FORCED_EVERY
+            if vain and forced is not None and forced.token is not None and forced.token.access_token != bad:
+                vain = held is not None and held.borrowed is not None  # else a fleet's fetches would cause more
             why = "look" if vain or traffic.pausing() else "refused"
-        elif error is not None:
-            why = "look"
         if flight is not None and self._under_way(flight):
             if flight.leader == threading.get_ident():
                 who = "a secret callable, fetch callable or log handler"
@@ -1561,7 +1542,7 @@ class TokenSource:
         if traffic.process != os.getpid():  # the fetch itself forked: the lock is the parent's
             return
         with traffic.lock:
-            if flight.why == "refused" and held is None and flight.error is None:
+            if traffic.forced is flight and held is None and flight.error is None:
                 traffic.forced = None  # interrupted: whoever takes over has not had a try yet
             elif traffic.flight is not flight or traffic is not self._traffic():
                 pass  # late, or from before a clear()
@@ -1572,8 +1553,8 @@ class TokenSource:
                 if held.borrowed is None:
                     traffic.failures, traffic.pause = 0, _NO_PAUSE
                 self._held, self._done = held, held.obtained
-            elif flight.why != "look" and flight.error is not None:
-                traffic.fail(flight.why, flight.error)
+            elif flight.why == "due" or (flight.why != "look" and flight.error is not None):
+                traffic.fail(flight.why, flight.error or OAuthError("the token request was interrupted"))
             flight.landed.set()
 
 
@@ -1771,12 +1752,12 @@ class _Shared:
     def seek(self, flight: _Flight, judge: Callable[[Token, Moment], _Held | None], limit: float) -> _Held | None:
         """A token to use; or None where it is time to fetch one, with the lock if there is one."""
         lock: Any = None
-        patience = limit * random.uniform(*_CACHE_PATIENCE)
+        waits = self.locks and flight.why != "look"
+        patience = limit * random.uniform(*_CACHE_PATIENCE) if waits else 0.0
         while True:
             found = self.read()
             held = None if found is None else judge(*found)
-            done = held is not None or flight.lock is not None or flight.why == "look" or not self.locks
-            if done or self.resting() or _since(flight.since) >= patience:
+            if held is not None or flight.lock is not None or self.resting() or _since(flight.since) >= patience:
                 return held
             lock = lock or self.ask(self.cache, "lock", self.key + ".lock", timeout=limit)
             if self.ask(lock, "acquire", blocking=False):
@@ -1805,7 +1786,7 @@ class _Shared:
 
     def leave(self, flight: _Flight, held: _Held | None) -> None:
         """Write the token if it was fetched, as the response that would make it; and let the next one in."""
-        if held is not None and held.borrowed is None and isinstance(held.token.scope, (str, type(None))):
+        if held is not None and held.borrowed is None:
             token, raw = held.token, held.token.raw or {}
             entry = {name: getattr(token, name) for name in ("access_token", "token_type", "scope")}
             entry["expires_in"] = None if token.expires_at is None else held.life
@@ -1834,6 +1815,7 @@ _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"  # RFC 75
 _SECRET_FIELDS = ("password", "assertion", "refresh_token", "subject_token", "actor_token", "code")  # of token_params
 _ASSERTION_LIFE = 120  # seconds; a request takes less, and clocks differ
 _DISCOVERY_EVERY = 60.0  # seconds; an issuer is not asked again sooner, whatever its token endpoint does
+_ORDER = "the order is OAuthSession(client_id, client_secret, scope, token_url)"
 _CLOCK_SKEW = 60.0  # seconds; from here on a difference of clocks is worth a word
 
 
@@ -2094,6 +2076,35 @@ class ClientCredentials:
                 why = f"the certificate of {where} was refused: {error.reason.verify_message}"
                 hint = "for a private CA set SSL_CERT_FILE, or give context=ssl.create_default_context(cafile=...)"
             raise OAuthTransportError(f"{why}; {hint}") from error
+
+
+def _own(handler: Any) -> Any:
+    """A user's handler for one of our openers: it can belong to one only, and the session has several."""
+    import copy
+
+    if type(handler) is urllib.request.ProxyHandler:  # Trap: its methods are bound to the original, also in a copy
+        return urllib.request.ProxyHandler(handler.proxies)  # type: ignore[attr-defined]
+    return handler() if isinstance(handler, type) else copy.copy(handler)
+
+
+def _check_timeout(timeout: Any) -> float | None:
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
+        raise TypeError(f"timeout must be a number of seconds, or None, not {type(timeout).__name__}")
+    if timeout is not None and not 0 < timeout <= _LONGEST_LIFE:
+        raise ValueError("timeout must be a positive number of seconds; None waits without limit")
+    return timeout
+
+
+def _texts(name: str, value: Any) -> list[str]:
+    """One text or several, as a list."""
+    value = [value] if isinstance(value, str) and value else value or ()
+    texts: list[Any] = list(value) if hasattr(value, "__iter__") and not isinstance(value, (bytes, dict)) else [value]
+    if not all(isinstance(text, str) for text in texts):
+        kinds = ", ".join(sorted({type(text).__name__ for text in texts} - {"str"}))
+        raise TypeError(f"{name} must be a str or an iterable of str, and holds {kinds}")
+    if not all(text.isprintable() for text in texts):
+        raise ValueError(f"{name} has control characters, such as a line end: take them off")
+    return sorted(texts) if isinstance(value, (set, frozenset)) else texts
 
 
 def _check_method(method: Any, secret: Any, assertion: Any) -> str | None:

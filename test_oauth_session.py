@@ -746,6 +746,15 @@ class TestSession:
         assert [one.get_data() for one in api.seen] == [b"data"] * 2
         assert [one.headers["X-A"] + one.headers["X-B"] for one in api.seen] == ["12", "session2"]
 
+    def test_open_leaves_the_callers_request_as_it_was(self, session, api):
+        request = urllib.request.Request(api.url + "/ä", headers={"X-A": "1"})
+        before = copy.deepcopy(vars(request))
+        session.headers["X-Key"] = "private"
+
+        session.open(request, b"data", timeout=5).close()
+
+        assert vars(request) == before
+
     @pytest.fixture
     def urllib_restored(self):
         yield
@@ -996,6 +1005,14 @@ class TestHandler:
         assert (second.headers["X-Own"], second.headers["Cookie"], second.headers["Accept"]) == ("1", "a=b", "text/x")
         assert (second.get_data(), "Content-Type" in second.headers) == ((b"body", True) if kept else (b"", False))
         assert len(auth.seen) == 1
+
+    def test_a_redirect_to_get_leaves_all_that_speaks_of_the_body(self, session, api):
+        api.will(303, {"Location": "/to"})
+        headers = {"Transfer-Encoding": "chunked", "Content-Type": "text/x", "Content-Language": "de"}
+
+        session.post("/from", data=iter([b"body"]), headers=headers)
+
+        assert [one for one in dict(api.seen[1].headers) if one.lower().startswith(("content-", "transfer-"))] == []
 
     @pytest.mark.parametrize("alias", [False, True], ids=["other-port", "other-name"])
     @pytest.mark.parametrize("status, method, became", MATRIX)
@@ -2213,6 +2230,47 @@ class TestTokenSource:
             source.reject("token-1")
 
         assert source.reject("token-1").access_token == "token-3"
+
+    def test_interrupt_of_a_dead_forced_fetch_does_not_hide_the_newer_one(self, clock):
+        gate = Gate(KeyboardInterrupt())
+        script = Script(clock, 3600, gate, 3600)
+        source = TokenSource(script)
+        source.token()
+        crowd = Crowd(1, lambda: source.reject("token-1"))
+        gate.reached()
+        clock.move(61)
+        newer = source.reject("token-1").access_token
+        gate.go.set()
+        crowd.finish()
+
+        assert (newer, source.reject("token-3").access_token, script.calls) == ("token-3", "token-3", 3)
+
+    def test_waiter_of_a_dead_flight_takes_the_token_that_came_meanwhile(self, clock):
+        gate = Gate(SICK)
+        script = Script(clock, gate, 3600)
+        source = TokenSource(script)
+        leader = Crowd(1, source.token)
+        gate.reached()
+        waiter = Crowd(1, source.token)
+        waiter.wait_inside(1)
+        clock.move(40)
+        source.token()
+        gate.go.set()
+
+        assert [one.access_token for one in waiter.finish()] == ["token-2"]
+        assert [type(one) for one in leader.finish()] == [oauth_session.OAuthServerError]
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    def test_renewal_that_ends_the_thread_is_followed_by_a_pause_too(self, clock):
+        source, script = due_source(clock, SystemExit(), 3600)
+
+        for _ in range(50):
+            assert look(source, script, clock)[0] == "token-1"
+
+        assert script.calls == 2
+
+    def test_repr_shows_no_argument_of_a_callable(self):
+        assert repr(TokenSource(functools.partial(Token, "s3cret"))) == "TokenSource('partial')"
 
     @pytest.mark.parametrize("use", [TokenSource.token, TokenSource.authorization, lambda source: source.reject("x")],
                              ids=["token", "authorization", "reject"])
@@ -5399,6 +5457,7 @@ class TestHostile:
         lambda session: session.get("https://.api.example/"), lambda session: session.get("https://api..example/"),
         lambda session: session.get("https://127.0.0.1:1\uff0f.api.example/"),
         lambda session: Token("t", expires_at="5"), lambda session: Token("t", expires_at=float("nan")), lambda session: Token("t", expires_at=float("inf")),
+        lambda session: Token("t", expires_at=10**400), lambda session: Token("t", token_type=b"Bearer"), lambda session: Token("t", scope=["a"]),
     ])  # fmt: skip
     def test_a_wrong_argument_is_a_type_or_value_error(self, call):
         with self.session() as session, pytest.raises((TypeError, ValueError)) as caught:
