@@ -3020,7 +3020,6 @@ class DemoServer:
 
     def __init__(self, expires_in: float | None = 3600) -> None:
         self.expires_in = expires_in
-        self.refresh_in: float | None = None
         self.token_requests = 0
         self.tell: Callable[[str], object] = lambda line: None  # gets a line for each request
         self._lock = threading.Lock()  # guards token_requests
@@ -3065,9 +3064,8 @@ class DemoServer:
             return 400, {"error": "invalid_scope", "error_description": "the scopes here are read and write"}
         token = "demo-" + base64.urlsafe_b64encode(os.urandom(24)).decode()
         self._tokens[token] = time.monotonic() + (self.expires_in or 3600), scope
-        answer = {"access_token": token, "token_type": "Bearer", "scope": scope}
-        times = {"expires_in": self.expires_in, "refresh_in": self.refresh_in}
-        return 200, {**answer, **{name: value for name, value in times.items() if value is not None}}
+        life = {} if self.expires_in is None else {"expires_in": self.expires_in}
+        return 200, {"access_token": token, "token_type": "Bearer", "scope": scope, **life}
 
     def _serve(self, method: str, path: str, proof: str, body: str) -> tuple[int, dict[str, Any]]:
         if (method, path) == ("POST", "/oauth/token"):
@@ -3142,10 +3140,10 @@ def _demo() -> int:
             tell(title)
             tell(f"     session.get('/me') -> {session.get('/me').status}")
         tell("3. A token that is due after one second")
-        server.refresh_in = 1
+        server.expires_in = 2
         session.source.clear()
         before = session.access_token
-        server.refresh_in = None
+        server.expires_in = 3600
         time.sleep(1.1)
         tell("   is then used once more, while a thread renews it in the background:")
         tell(f"     session.get('/me') -> {session.get('/me').status}")
