@@ -133,7 +133,7 @@ class OAuthResponseError(OAuthError):
     cleaned; retry_after: seconds, at most 300."""
 
     _fields = ("error", "status", "error_description", "error_uri", "headers", "retry_after")
-    _advice = "is token_url right?"
+    _advice = "see the server's documentation"
     error_description: str | None
     error_uri: str | None
     headers: http.client.HTTPMessage | None
@@ -150,12 +150,14 @@ class OAuthInvalidClient(OAuthResponseError):
     """`invalid_client`, or 401 or 403 without a code: check client_id,
     client_secret and auth_method."""
 
-    _advice = "check client_id, client_secret and auth_method"
+    _advice = "check client_id, client_secret (or assertion, or certificate) and auth_method"
 
 
 class OAuthInvalidGrant(OAuthResponseError):
     """`invalid_grant`: the grant or assertion is wrong, used, expired or
     for somebody else."""
+
+    _advice = "check token_params"
 
 
 class OAuthUnauthorizedClient(OAuthResponseError):
@@ -166,6 +168,8 @@ class OAuthUnauthorizedClient(OAuthResponseError):
 
 class OAuthUnsupportedGrantType(OAuthResponseError):
     """`unsupported_grant_type`: the server does not know this grant."""
+
+    _advice = "have client_credentials enabled at this server"
 
 
 class OAuthInvalidScope(OAuthResponseError):
@@ -1957,11 +1961,10 @@ class ClientCredentials:
             refused = first
         try:
             token = self._request("client_secret_post", secret, deadline)
-        except (OAuthInvalidScope, OAuthInvalidTarget):  # so the client itself was accepted
-            self._works = "client_secret_post"
-            raise
         except (OAuthTransportError, OAuthResponseError) as second:
-            if _is_transient(second):
+            if second.error in ERRORS_BY_CODE and not isinstance(second, (OAuthInvalidClient, OAuthInvalidRequest)):
+                self._works = "client_secret_post"  # what is refused is not the client
+            if self._works or _is_transient(second):
                 raise
             refused.args = (f"{refused} (client_secret_post was tried too, and refused as well)",)
             raise refused from None
@@ -1997,18 +2000,21 @@ class ClientCredentials:
             f"{scheme}://{host}/.well-known/oauth-authorization-server{slash}{path}",
             f"{scheme}://{rest}/.well-known/openid-configuration",
         )
-        refused: OAuthError | None = None
+        errors: list[OAuthTransportError | OAuthResponseError] = []
         for url in urls:
             try:
                 self._metadata = self._read_metadata(url, deadline)
                 self._discovered = _now()
                 return
             except (OAuthTransportError, OAuthResponseError) as error:
-                if error.status is None and isinstance(error, OAuthTransportError) and refused is None:
+                if error.status is None and isinstance(error, OAuthTransportError) and not errors:
                     raise  # there is nobody to ask
-                refused = refused or error
-        refused.args = (f"{refused} ({urls[1]} was asked too, and does not serve either)",)  # type: ignore[union-attr]
-        raise refused  # type: ignore[misc]
+                errors.append(error)
+        # What may pass by itself says more than what a document says, and that more than that there is none.
+        refused = max(errors, key=lambda error: (_is_transient(error), error.status is None))
+        other = urls[refused is errors[0]]
+        refused.args = (f"{refused} ({other} was asked too, and does not serve either)",)
+        raise refused
 
     def _read_metadata(self, url: str, deadline: float) -> dict[str, Any]:
         answer, body = self._send(url, None, {}, deadline, ())
@@ -2047,9 +2053,34 @@ class ClientCredentials:
         try:
             return _judge(url, answer, body, requested_at, self.scope, masks)
         except OAuthResponseError as error:
-            hints = _hints(error, self.scope, method, self.client_id + (secret or ""), assertion, requested_at)
+            hints = self._hints(error, method, self.client_id + (secret or ""), assertion, requested_at)
             error.args = ("; ".join((str(error), *hints)),)
             raise
+
+    def _hints(
+        self, error: OAuthResponseError, method: str, proof: str, assertion: str, sent: float
+    ) -> Iterator[str]:
+        """What may be the cause of a refusal. proof: id and secret. sent: when the request was, by the clock here."""
+        refused = isinstance(error, OAuthInvalidClient)
+        if isinstance(error, OAuthInvalidScope):
+            yield f"scope was {self.scope!r}"
+        if refused and method == "client_secret_basic" and urllib.parse.quote(proof, "") != proof:
+            methods = "client_secret_post or client_secret_basic_raw" if self.auth_method else "client_secret_basic_raw"
+            yield f"id or secret hold characters that servers decode in different ways: try auth_method {methods}"
+        if refused and assertion:
+            try:
+                audience = json.loads(base64.urlsafe_b64decode(assertion.split(".")[1] + "=="))["aud"]
+                url = self.token_url or self._metadata["token_endpoint"]
+                other = "" if audience == url else f"; some servers want {url!r} (assertion_audience)"
+                yield f"the assertion's aud was {_clean(audience)!r}{other}"
+            except (LookupError, ValueError, TypeError):
+                pass  # not a JWT that we could read
+        try:
+            skew = _date(error.headers["Date"] if error.headers else "") - sent
+        except ValueError:
+            skew = 0.0
+        if abs(skew) > _CLOCK_SKEW:
+            yield f"the clock here is {abs(skew):.0f} s {'behind' if skew > 0 else 'ahead of'} the server's"
 
     def _send(
         self, url: str, fields: Any, headers: dict[str, str], deadline: float, masks: Sequence[str]
@@ -2196,30 +2227,6 @@ def _prove(
     return sorted((mask for mask in masks if mask), key=len, reverse=True)
 
 
-def _hints(
-    error: OAuthResponseError, scope: str | None, method: str, proof: str, assertion: str, sent: float
-) -> Iterator[str]:
-    """What may be the cause of a refusal. proof: id and secret. sent: when the request was, by the clock here."""
-    refused = isinstance(error, OAuthInvalidClient)
-    if isinstance(error, OAuthInvalidScope):
-        yield f"scope was {scope!r}"
-    if refused and method == "client_secret_basic" and urllib.parse.quote(proof, "") != proof:
-        methods = "client_secret_post or client_secret_basic_raw"
-        yield f"id or secret hold characters that servers decode in different ways: try auth_method {methods}"
-    if refused and assertion:
-        try:
-            claims = json.loads(base64.urlsafe_b64decode(assertion.split(".")[1] + "=="))
-            yield f"the assertion's aud was {_clean(claims['aud'])!r}"
-        except (LookupError, ValueError, TypeError):
-            pass  # not a JWT that we could read
-    try:
-        skew = _date(error.headers["Date"] if error.headers else "") - sent
-    except ValueError:
-        skew = 0.0
-    if abs(skew) > _CLOCK_SKEW:
-        yield f"the clock here is {abs(skew):.0f} s {'behind' if skew > 0 else 'ahead of'} the server's"
-
-
 def _date(text: Any) -> float:
     """Seconds since the epoch of an HTTP date (RFC 9110 section 5.6.7), of which one form has no zone; ValueError."""
     try:
@@ -2255,7 +2262,8 @@ def _judge(url: str, answer: Any, body: bytes, requested_at: float, scope: str |
     media = _clean(answer.headers.get("Content-Type", "no content type"), masks)[:80]
     detail = text or f"{why or 'no error code'} ({media}, {len(body)} bytes)"
     headers, retry_after = _clean_headers(answer.headers, masks), _retry_after(answer.headers)
-    message = f"{_place(url)} answered {status} - {detail}; {kind._advice}"
+    lost = "error" not in said and kind in (OAuthResponseError, OAuthMalformedResponse)
+    message = f"{_place(url)} answered {status} - {detail}; {'is token_url right?' if lost else kind._advice}"
     raise kind(message, status=status, headers=headers, retry_after=retry_after, **said)
 
 
@@ -3294,8 +3302,9 @@ class _Check:
 
     def fetch(self, method: str) -> str:
         token = self.credentials._request(method, self.credentials._current_secret(), self.by)
+        self.session.source._fetch = lambda: token  # for the call: an assertion may be good for one token only
         life = "of unknown life" if token.expires_at is None else f"for {token.expires_at - time.time():.0f} s"
-        return f"a token {life}, scope {_clean(token.scope, [token.access_token])!r}"
+        return f"a token {life}, scope {token.scope and _clean(token.scope, [token.access_token])!r}"
 
     def call(self, url: str) -> str:
         return f"{url} answered {self.session.get(url).raise_for_status().status}"

@@ -3706,6 +3706,26 @@ class TestClientCredentials:
         assert "client_secret_post" in str(error) and "second" not in str(error)
         assert len(server.requests) == 2
 
+    @pytest.mark.parametrize("code", sorted(set(ERRORS_BY_CODE) - {"invalid_client", "invalid_request", "server_error",
+                                                                   "temporarily_unavailable"}))
+    def test_client_that_is_accepted_with_the_body_but_not_with_its_request_gets_that_error(self, code):
+        with Server(error_page("401 No", "invalid_client"), error_page("400 No", code), grant()) as server:
+            fetch = credentials(server)
+            with pytest.raises(ERRORS_BY_CODE[code]) as caught:
+                fetch()
+            fetch()
+
+        assert type(caught.value) is ERRORS_BY_CODE[code] and "tried too" not in str(caught.value)
+        assert [FORM_SECRET in form(one) for one in server.requests] == [False, True, True]
+
+    @pytest.mark.parametrize("second", [error_page("400 No", "what_ever"), page("400 No"), page("200 OK", b"<html>")],
+                             ids=["unknown code", "no code", "html"])
+    def test_what_does_not_say_that_the_client_was_accepted_is_no_better_than_the_first_error(self, second):
+        with Server(page("401 No"), second) as server:
+            error = refused(server)
+
+        assert (type(error), error.status) == (CLIENT_ERROR, 401) and "tried too" in str(error)
+
     @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post", "client_secret_basic_raw"])
     def test_a_named_method_is_never_second_guessed(self, method):
         with Server(page("401 No")) as server:
@@ -4032,6 +4052,20 @@ class TestAssertionsAndDiscovery:
         assert server.url + "/.well-known/" in str(caught.value)
         assert server.token_requests == []
 
+    @pytest.mark.parametrize("second, kind, words, asked", [
+        (lambda server: page("503 No"), oauth_session.OAuthTransportError, "configuration answered 503", 6),
+        (lambda server: (b"",), oauth_session.OAuthTransportError, "gave no answer", 9),  # a kept connection that breaks is replaced
+        (lambda server: metadata_of(server, issuer=server.url + "/"), MALFORMED, "is of issuer", 2),
+    ], ids=["503", "hang-up", "other issuer"])
+    def test_of_two_failed_documents_the_one_that_is_there_is_named(self, clock, second, kind, words, asked):
+        with Issuer(lambda server, path: second(server) if "openid" in path else page("404 No")) as server:
+            with pytest.raises(OAuthError) as caught:
+                ClientCredentials("c", "s", issuer=server.url, timeout=60.0)()
+
+        assert type(caught.value) is kind and words in str(caught.value)
+        assert "/.well-known/oauth-authorization-server was asked too" in str(caught.value)
+        assert len(server.asked) == asked
+
     def test_an_issuer_that_cannot_be_reached_is_named(self):
         url = f"http://127.0.0.1:{free_port()}"
 
@@ -4189,6 +4223,10 @@ class TestAssertionsAndDiscovery:
         (error_page("401 No", "invalid_client"), {"auth_method": "client_secret_basic"}, "client_secret_post"),
         (error_page("401 No", "invalid_client"), {}, "client_secret_basic_raw"),
         (error_page("400 No", "invalid_client"), {"auth_method": "client_secret_jwt"}, "/token'"),
+        (error_page("400 No", "invalid_client"), {"auth_method": "client_secret_jwt", "assertion_audience": "x"},
+         "the assertion's aud was 'x'; some servers want 'http://127.0.0.1:"),
+        (error_page("400 No", "unsupported_grant_type"), {}, "have client_credentials enabled"),
+        (error_page("400 No", "what_ever"), {}, "see the server's documentation"),
         (page("400 No", b"", "Date: Thu, 01 Jan 1998 00:00:00 GMT"), {}, "ahead of the server's"),
         (page("400 No", b"", "Date: Thu, 01 Jan 2099 00:00:00 GMT"), {}, "behind the server's"),
     ])
@@ -4207,6 +4245,12 @@ class TestAssertionsAndDiscovery:
             ClientCredentials("c", secret, None, server.url, auth_method="client_secret_basic")()
 
         assert not any(word in str(caught.value) for word in ("raw", "clock", "scope was", "aud was"))
+
+    def test_automatic_method_does_not_advise_what_it_tried(self):
+        with Server(error_page("401 No", "invalid_client")) as server:
+            error = refused(server)
+
+        assert str(error).endswith("try auth_method client_secret_basic_raw (client_secret_post was tried too, and refused as well)")
 
     PROVIDERS = {
         "Auth0": {"audience": "https://api.example.com"}, "Microsoft Entra": {"scope": "https://graph.microsoft.com/.default"},
@@ -5522,6 +5566,7 @@ class TestCommandLine:
         assert "for 3600 s" in out or "for 3599 s" in out
         assert out.endswith("All is well.\n")
         assert_no_secret(out)
+        assert len([one for one in auth.seen if one.method == "POST"]) == 3  # the call takes one of these
 
     @pytest.mark.parametrize("environ, words", [
         ({"OAUTH_TOKEN_URL": "https://no-such-host.invalid/"}, "NO    DNS no-such-host.invalid"),
