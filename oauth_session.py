@@ -629,24 +629,21 @@ class OAuthSession:
         if unknown:
             _refuse(unknown, "OAuthSession")
         setting = self._settle(given)
-        hidden = "client_secret", "client_assertion", "headers"
+        hidden = "client_secret", "client_assertion"
         vars(self).update({name: value for name, value in setting.items() if name not in hidden})
-        self.headers: dict[str, str] = setting["headers"]
-        self.timeout: float | None = setting["timeout"]
         self._origins = _check_origins(setting["base_url"], setting["origins"], self.allow_http)
         self._handlers = _check_handlers(setting["handlers"] or ())
         self._pool = _Pool(setting["context"])
         if setting["source"] is None:
             self._credentials = ClientCredentials(
                 **{name: setting[name] for name in _CREDENTIALS},
-                headers=self.headers,
-                timeout=30.0 if self.timeout is None else self.timeout,
                 allow_http=self.allow_http,
                 handlers=self._handlers,
                 pool=self._pool,
             )
-            how = {name: setting[name] for name in _KEEPING}
-            vars(self)["source"] = TokenSource(self._credentials, **how)
+            vars(self)["source"] = TokenSource(self._credentials, **{name: setting[name] for name in _KEEPING})
+        self.headers: dict[str, str] = setting["headers"]
+        self.timeout: float | None = setting["timeout"]
         self.opener = self._make_opener()
 
     def _settle(self, given: dict[str, Any]) -> dict[str, Any]:
