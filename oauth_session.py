@@ -712,11 +712,8 @@ class OAuthSession:
         if name in _SETTINGS and name not in ("headers", "timeout"):
             raise AttributeError(f"{name} is fixed once a session is made: make another OAuthSession")
         if name == "headers":
-            headers: Any = {} if value is None else value
-            if not hasattr(headers, "items"):
-                raise TypeError(f"headers must be a dict of names and values, not {type(value).__name__}")
-            _check_head("GET", headers.items())
-            value = dict(headers)
+            value = dict(_header_items(value))
+            _check_head("GET", value.items())
             if "_credentials" in vars(self):
                 self._credentials._headers = value  # the token endpoint gets its User-Agent
         if name == "timeout":
@@ -793,8 +790,6 @@ class OAuthSession:
         """
         if unknown:
             _refuse(unknown, f"{method}()".lower())
-        if headers is not None and not hasattr(headers, "items"):
-            raise TypeError(f"headers must be a dict of names and values, not {type(headers).__name__}")
         body, content_type = _encode_body(data, json)
         # A copy of a Request that was taken apart and checked before: that would be half of the work of a call.
         request = object.__new__(urllib.request.Request)
@@ -802,7 +797,7 @@ class OAuthSession:
         request.headers, request.unredirected_hdrs, request.method = {}, {}, method
         if body is not None:
             request.data = body
-        timeout = self._dress(request, headers or {}, content_type, timeout)
+        timeout = self._dress(request, headers, content_type, timeout)
         packed = not ("Accept-encoding" in request.headers or "Range" in request.headers)
         if packed:
             request.headers["Accept-encoding"] = "gzip"
@@ -837,7 +832,7 @@ class OAuthSession:
         url, _ = self._absolute(request.full_url)
         if url != request.full_url:
             twin.full_url = url
-        timeout = self._dress(twin, {}, None, timeout)
+        timeout = self._dress(twin, None, None, timeout)
         answer: http.client.HTTPResponse = self.opener.open(twin, data, timeout)
         return answer
 
@@ -859,11 +854,11 @@ class OAuthSession:
         return _absolute(url, self.base_url, self.allow_http, self._origins)
 
     def _dress(
-        self, request: urllib.request.Request, headers: Mapping[str, Any], content_type: str | None, timeout: Any
+        self, request: urllib.request.Request, headers: Any, content_type: str | None, timeout: Any
     ) -> float | None:
         """Put on the headers of the call, then the session's, then ours, where there is none; return the time-out."""
         if self.headers or headers or content_type:
-            every = [*self.headers.items(), *headers.items()]
+            every = [*self.headers.items(), *_header_items(headers)]
             _check_head("GET", every)
             wanted = {name.lower(): value for name, value in every}
             if content_type:
@@ -917,6 +912,12 @@ class _Opener(urllib.request.OpenerDirector):
 
     def open(self, fullurl: Any, data: Any = None, timeout: Any = _DEFAULT_TIMEOUT) -> Any:
         return super().open(fullurl, data, self._session.timeout if timeout is _DEFAULT_TIMEOUT else timeout)
+
+
+def _header_items(headers: Any) -> Iterable[tuple[str, Any]]:
+    if headers and not hasattr(headers, "items"):
+        raise TypeError(f"headers must be a dict of names and values, not {type(headers).__name__}")
+    return headers.items() if headers else ()
 
 
 def _check_handlers(handlers: Iterable[Any]) -> list[Any]:
