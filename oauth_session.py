@@ -797,7 +797,7 @@ class OAuthSession:
         request.headers, request.unredirected_hdrs, request.method = {}, {}, method
         if body is not None:
             request.data = body
-        timeout = self._dress(request, headers, content_type, timeout)
+        self._dress(request, headers, content_type)
         packed = not ("Accept-encoding" in request.headers or "Range" in request.headers)
         if packed:
             request.headers["Accept-encoding"] = "gzip"
@@ -832,7 +832,7 @@ class OAuthSession:
         url, _ = self._absolute(request.full_url)
         if url != request.full_url:
             twin.full_url = url
-        timeout = self._dress(twin, None, None, timeout)
+        self._dress(twin)
         answer: http.client.HTTPResponse = self.opener.open(twin, data, timeout)
         return answer
 
@@ -853,10 +853,8 @@ class OAuthSession:
             _check_url("url", url, True)
         return _absolute(url, self.base_url, self.allow_http, self._origins)
 
-    def _dress(
-        self, request: urllib.request.Request, headers: Any, content_type: str | None, timeout: Any
-    ) -> float | None:
-        """Put on the headers of the call, then the session's, then ours, where there is none; return the time-out."""
+    def _dress(self, request: urllib.request.Request, headers: Any = None, content_type: str | None = None) -> None:
+        """Put on the headers of the call, then the session's, then ours, where there is none."""
         if self.headers or headers or content_type:
             every = [*self.headers.items(), *_header_items(headers)]
             _check_head("GET", every)
@@ -866,7 +864,6 @@ class OAuthSession:
             for name, value in wanted.items():
                 if value is not None and not request.has_header(name.capitalize()):
                     request.add_header(name, value if isinstance(value, str) else str(value))
-        return self.timeout if timeout is _NOT_GIVEN else _check_timeout(timeout)
 
     def _make_opener(self, *extra: Any) -> urllib.request.OpenerDirector:
         theirs = [_own(one) for one in self._handlers]
@@ -911,7 +908,8 @@ class _Opener(urllib.request.OpenerDirector):
         self._session = session
 
     def open(self, fullurl: Any, data: Any = None, timeout: Any = _DEFAULT_TIMEOUT) -> Any:
-        return super().open(fullurl, data, self._session.timeout if timeout is _DEFAULT_TIMEOUT else timeout)
+        missing = timeout is _NOT_GIVEN or timeout is _DEFAULT_TIMEOUT
+        return super().open(fullurl, data, self._session.timeout if missing else _check_timeout(timeout))
 
 
 def _header_items(headers: Any) -> Iterable[tuple[str, Any]]:
