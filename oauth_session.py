@@ -793,7 +793,7 @@ class OAuthSession:
         body, content_type = _encode_body(data, json)
         # A copy of a Request that was taken apart and checked before: that would be half of the work of a call.
         request = object.__new__(urllib.request.Request)
-        vars(request).update(self._absolute(_add_params(url, params) if params else url)[1])
+        vars(request).update(self._absolute(url, params)[1])
         request.headers, request.unredirected_hdrs, request.method = {}, {}, method
         if body is not None:
             request.data = body
@@ -824,14 +824,13 @@ class OAuthSession:
         Raises HTTPError unless the status is 2xx, and what `request`
         raises.
         """
-        if isinstance(request, str):
-            request = urllib.request.Request(self._absolute(request)[0])  # which wants it complete
-        elif not isinstance(request, urllib.request.Request):
-            raise TypeError(f"open() takes a URL or a urllib.request.Request, not {type(request).__name__}")
-        twin = _twin(request)
-        url, _ = self._absolute(request.full_url)
-        if url != request.full_url:
-            twin.full_url = url
+        if isinstance(request, urllib.request.Request):
+            twin = _twin(request)
+            url, _ = self._absolute(twin.full_url)
+            if url != twin.full_url:
+                twin.full_url = url
+        else:
+            twin = urllib.request.Request(self._absolute(request)[0])
         self._dress(twin)
         answer: http.client.HTTPResponse = self.opener.open(twin, data, timeout)
         return answer
@@ -848,10 +847,10 @@ class OAuthSession:
         extra = (urllib.request.FileHandler, urllib.request.FTPHandler, urllib.request.DataHandler)
         urllib.request.install_opener(self._make_opener(*extra))
 
-    def _absolute(self, url: Any) -> tuple[str, Any]:
+    def _absolute(self, url: Any, params: Any = None) -> tuple[str, Any]:
         if not isinstance(url, str):
             _check_url("url", url, True)
-        return _absolute(url, self.base_url, self.allow_http, self._origins)
+        return _absolute(_add_params(url, params) if params else url, self.base_url, self.allow_http, self._origins)
 
     def _dress(self, request: urllib.request.Request, headers: Any = None, content_type: str | None = None) -> None:
         """Put on the headers of the call, then the session's, then ours, where there is none."""
@@ -953,9 +952,7 @@ def _form(pairs: Any) -> str:
     return urllib.parse.urlencode([(name, value) for name, value in pairs if value is not None], doseq=True)
 
 
-def _add_params(url: Any, params: Any) -> Any:
-    if not isinstance(url, str):
-        return url
+def _add_params(url: str, params: Any) -> str:
     query = params.replace("#", "%23") if isinstance(params, str) else _form(params)
     url, mark, fragment = url.partition("#")
     return url + ("&" if "?" in url else "?") + query + mark + fragment
