@@ -866,19 +866,19 @@ class OAuthSession:
 
     def _make_opener(self, *extra: Any) -> urllib.request.OpenerDirector:
         theirs = [_own(one) for one in self._handlers]
-        ours = [
-            urllib.request.ProxyHandler(), urllib.request.UnknownHandler(), urllib.request.HTTPDefaultErrorHandler(),
-            urllib.request.HTTPErrorProcessor(), _HTTPHandler(self._pool),
-        ]  # fmt: skip
-        for kind in (urllib.request.HTTPHandler, *map(type, ours[:-1])):
-            if any(isinstance(one, kind) for one in theirs):
-                ours = [one for one in ours if not isinstance(one, kind)]
+        kinds = (
+            urllib.request.ProxyHandler, urllib.request.UnknownHandler, urllib.request.HTTPDefaultErrorHandler,
+            urllib.request.HTTPErrorProcessor, *extra,
+        )  # fmt: skip
+        ours = [kind() for kind in kinds if not any(isinstance(one, kind) for one in theirs)]
+        if not any(isinstance(one, urllib.request.HTTPHandler) for one in theirs):
+            ours.append(_HTTPHandler(self._pool))
         auth = OAuthHandler(self.source, self._origins or _FIRST_URL)
         auth.follows = not any(isinstance(one, urllib.request.HTTPRedirectHandler) for one in theirs)
         if not any("https" in getattr(one, "proxies", ()) for one in (*theirs, *ours)):
             auth.open_ahead = self._pool.open_ahead
         opener = _Opener(self)
-        for handler in (*theirs, *ours, _HTTPSHandler(self._pool), auth, *(kind() for kind in extra)):
+        for handler in (*theirs, *ours, _HTTPSHandler(self._pool), auth):
             opener.add_handler(handler)
         return opener
 
