@@ -412,11 +412,10 @@ class Token:
     def __hash__(self) -> int:
         return hash((self.access_token, self.expires_at))
 
-    def __setattr__(self, name: str, value: object) -> NoReturn:
+    def __setattr__(self, name: str, value: object = None) -> NoReturn:
         raise AttributeError(f"a Token does not change; make a new one with {name}=...")
 
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError("a Token does not change")
+    __delattr__ = __setattr__
 
 
 class _Held:
