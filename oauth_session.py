@@ -1010,7 +1010,7 @@ class _Hop(urllib.request.Request):
 
     def __init__(self, before: Any, url: str, data: Any, headers: Mapping[str, str], method: str) -> None:
         super().__init__(url, data, dict(headers), before.origin_req_host, True, method)
-        self._oauth_exchanges = dict(_exchanges(before))
+        self._oauth_exchanges = _exchanges(before)
 
 
 def _twin(request: Any) -> Any:
@@ -1023,9 +1023,7 @@ def _twin(request: Any) -> Any:
 
 def _exchanges(request: Any) -> dict[OAuthHandler, _Exchange]:
     """By handler, since an opener may have one for each of several APIs."""
-    found: dict[OAuthHandler, _Exchange] | None = getattr(request, "_oauth_exchanges", None)
-    if found is None:
-        found = request._oauth_exchanges = {}
+    found: dict[OAuthHandler, _Exchange] = vars(request).setdefault("_oauth_exchanges", {})
     return found
 
 
