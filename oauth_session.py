@@ -648,19 +648,18 @@ class OAuthSession:
     def _settle(self, given: dict[str, Any]) -> dict[str, Any]:
         """What counts: the arguments, then the class; an argument silences its rival in the class."""
         setting = {name: given.get(name, getattr(self, name)) for name in _SETTINGS}
-        for name in (*_CREDENTIALS, *_KEEPING):
-            if given.get("source") is not None and given.get(name) is not None:
-                raise ValueError(f"{name} and source contradict each other: source says how a token is obtained")
-            if given.get(name) is not None:
-                setting["source"] = given.get("source")
-        for name, rivals in _RIVALS.items():
-            if given.get(name) is not None and name != "source":
-                setting.update({rival: None for rival in rivals if rival not in given})
+        named = [name for name, value in given.items() if value is not None]
+        for name in named:
+            if name in _RIVALS["source"]:
+                if "source" in named:
+                    raise ValueError(f"{name} and source contradict each other: source says how a token is obtained")
+                setting["source"] = None
+            setting.update({rival: None for rival in _RIVALS.get(name, ()) if rival not in given})
         method = given.get("auth_method")
         for name in ("client_secret", "client_assertion"):
             if method and method not in _PROVED_BY[name] and name not in given:
                 setting[name] = None
-            if given.get(name) is not None and not method and setting["auth_method"] not in _PROVED_BY[name]:
+            if name in named and not method and setting["auth_method"] not in _PROVED_BY[name]:
                 setting["auth_method"] = None
         return setting
 
