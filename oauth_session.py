@@ -679,22 +679,20 @@ class OAuthSession:
         Raises ValueError that names the variable.
         """
         environ = os.environ if environ is None else environ
-        names = [*_CREDENTIALS, "base_url", "cache"]
-        names = [name for name in names if "assertion" not in name and name != "token_params"]
+        names = [one for one in (*_CREDENTIALS, "base_url", "cache") if "assertion" not in one and one != "token_params"]
+        # The environment is only asked for what the caller left open.
+        closed = {*settings}.union(*(_RIVALS.get(name, ()) for name, value in settings.items() if value is not None))
         found: dict[str, Any] = {
             name: environ[prefix + name.upper()]
             for name in names
-            if name not in settings and environ.get(prefix + name.upper())
+            if name not in closed and environ.get(prefix + name.upper())
         }
-        for name, rivals in _RIVALS.items():
-            if settings.get(name) is not None:  # the environment is only asked for what the caller left open
-                found = {other: value for other, value in found.items() if other not in rivals}
         if "resource" in found:
             found["resource"] = found["resource"].split()
         secret = "CLIENT_SECRET" if "client_secret" in found else ""
         for variable, name in (("CLIENT_SECRET_FILE", "client_secret"), ("ASSERTION_FILE", "client_assertion")):
             path = environ.get(prefix + variable)
-            if path and not {"client_secret", "client_assertion", "source"} & settings.keys():
+            if path and name not in closed:
                 if secret:
                     raise ValueError(f"{prefix}{secret} and {prefix}{variable} are both set: unset one")
                 found[name], secret = _file_reader(prefix + variable, path), variable
