@@ -944,7 +944,7 @@ def _form(pairs: Any) -> str:
     pairs = pairs.items() if hasattr(pairs, "items") else pairs
     pairs = list(pairs) if hasattr(pairs, "__iter__") else [pairs]
     if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
-        raise TypeError("params and data must be a dict, or pairs of names and values")
+        raise TypeError("params and data must be a dict, or pairs of names and values; is it meant as json=?")
     return urllib.parse.urlencode([(name, value) for name, value in pairs if value is not None], doseq=True)
 
 
@@ -967,9 +967,7 @@ def _encode_body(data: Any, obj: Any) -> tuple[Any, str | None]:
         return None, None
     if isinstance(data, str):
         return data.encode(), "text/plain; charset=utf-8"
-    if isinstance(data, (list, tuple)) and any(isinstance(one, (dict, str)) for one in data):
-        raise TypeError("data must consist of bytes, or of pairs for a form; is it meant as json=?")
-    pairs = isinstance(data, (list, tuple)) and all(isinstance(one, (list, tuple)) for one in data)
+    pairs = isinstance(data, (list, tuple)) and not any(isinstance(one, (bytes, bytearray, memoryview)) for one in data)
     if pairs or hasattr(data, "items"):
         return _form(data).encode(), "application/x-www-form-urlencoded"
     if isinstance(data, io.TextIOBase) or not (hasattr(data, "read") or hasattr(data, "__iter__")):
