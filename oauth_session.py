@@ -869,7 +869,7 @@ class OAuthSession:
         ours = [kind() for kind in kinds if not any(isinstance(one, kind) for one in theirs)]
         if not any(isinstance(one, urllib.request.HTTPHandler) for one in theirs):
             ours.append(_HTTPHandler(self._pool))
-        auth = OAuthHandler(self.source, self._origins or _FIRST_URL)
+        auth = OAuthHandler(self.source, self._origins)
         auth.follows = not any(isinstance(one, urllib.request.HTTPRedirectHandler) for one in theirs)
         if not any("https" in getattr(one, "proxies", ()) for one in (*theirs, *ours)):
             auth.open_ahead = self._pool.open_ahead
@@ -978,7 +978,6 @@ def _encode_body(data: Any, obj: Any) -> tuple[Any, str | None]:
 
 # ---- OAuthHandler: which requests get the token, what a 401 does, where a redirect may go ----------------------------
 
-_FIRST_URL: Any = object()  # in place of origins: the origin of the URL that the caller named
 _MAX_HOPS = 10  # redirects that one call follows; browsers take 20, urllib 10
 _HARMLESS = ("accept", "accept-language", "accept-encoding", "accept-charset", "user-agent")  # may go to any origin
 
@@ -1045,10 +1044,11 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
     def __init__(self, source: TokenSource, origins: Any, *, allow_http: bool = False) -> None:
         if not isinstance(source, TokenSource):
             raise TypeError("source must be a TokenSource; of a function that returns a Token: TokenSource(function)")
-        checked = isinstance(origins, frozenset) and any(isinstance(one, tuple) for one in origins)  # by a session
-        self._origins = origins if checked or origins is _FIRST_URL else _check_origins(None, origins, allow_http)
-        if not self._origins:
-            raise ValueError("origins must name at least one URL whose origin may see the token")
+        if not isinstance(origins, _Origins):  # so they are not a session's
+            origins = _check_origins(None, origins, allow_http)
+            if not origins:
+                raise ValueError("origins must name at least one URL whose origin may see the token")
+        self._origins = origins
         self._source = source
         self.follows = True  # whether redirects are this handler's affair
         self.open_ahead: Callable[[Origin, float | None], Callable[[], None]] | None = None
@@ -1075,7 +1075,7 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
         if exchange is None or not isinstance(request, _Hop):
             # Of a redirect that another handler made nobody knows which URL the caller named.
             named = () if origin is None or request.unverifiable else (origin,)
-            exchange = exchanges[self] = _Exchange(named if self._origins is _FIRST_URL else self._origins)
+            exchange = exchanges[self] = _Exchange(self._origins or named)
         if origin not in exchange.origins:
             exchange.origins = ()  # once left, the token never comes back
         data = request.data
@@ -1176,13 +1176,17 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302  # type: ignore[assignment]
 
 
-def _check_origins(base_url: Any, origins: Any, allow_http: bool) -> frozenset[Origin]:
+class _Origins(frozenset):  # type: ignore[type-arg]
+    """Origins that may see the token; none: that of the URL which the caller named."""
+
+
+def _check_origins(base_url: Any, origins: Any, allow_http: bool) -> _Origins:
     named = [_origin(_check_url("origins", url, allow_http)) for url in _texts("origins", origins)]
     if base_url is not None:
         named.append(_origin(_check_url("base_url", base_url, allow_http)))
         if "?" in base_url or "#" in base_url:
             raise ValueError("base_url must be without ? and #, since paths are appended to it")
-    return frozenset(named)
+    return _Origins(named)
 
 
 def _timeout_of(request: Any) -> float | None:
