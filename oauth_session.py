@@ -679,7 +679,7 @@ class OAuthSession:
         Raises ValueError that names the variable.
         """
         environ = os.environ if environ is None else environ
-        names = [one for one in (*_CREDENTIALS, "base_url", "cache") if "assertion" not in one and one != "token_params"]
+        names = [one for one in (*_CREDENTIALS, "base_url", "cache") if not re.search("assertion|params", one)]
         # The environment is only asked for what the caller left open.
         closed = {*settings}.union(*(_RIVALS.get(name, ()) for name, value in settings.items() if value is not None))
         found: dict[str, Any] = {
