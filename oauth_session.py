@@ -213,6 +213,7 @@ class OAuthBearerError(OAuthError, urllib.error.HTTPError):
     """
 
     _fields = ("error", "status", "scope", "realm", "url", "reason", "headers")
+    status: Any = None
     scope: str | None
     realm: str | None
     reason: Any = ""  # in place of HTTPError's read-only property
@@ -220,12 +221,10 @@ class OAuthBearerError(OAuthError, urllib.error.HTTPError):
     response: Response | None = None
 
     def __init__(self, message: str = "", *, body: bytes = b"", **fields: Any) -> None:
-        fields = {"url": "", "status": 401, "reason": "", "headers": http.client.HTTPMessage(), **fields}
+        self._set({"url": "", "status": 401, "reason": "", "headers": http.client.HTTPMessage(), **fields})
         # Trap: an HTTPError without a body object lacks half of its methods.
-        sent: Any = [*(fields[name] for name in ("url", "status", "reason", "headers")), io.BytesIO(body)]
-        urllib.error.HTTPError.__init__(self, *sent)
+        urllib.error.HTTPError.__init__(self, self.url, self.status, self.reason, self.headers, io.BytesIO(body))
         self.args = (message,)
-        self._set(fields)
 
 
 class OAuthInvalidToken(OAuthBearerError):
