@@ -213,7 +213,7 @@ class OAuthBearerError(OAuthError, urllib.error.HTTPError):
     """
 
     _fields = ("error", "status", "scope", "realm", "url", "reason", "headers")
-    status: Any = None
+    status: Any
     scope: str | None
     realm: str | None
     reason: Any = ""  # in place of HTTPError's read-only property
