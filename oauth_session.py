@@ -1088,6 +1088,8 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
             request.unredirected_hdrs["Authorization"] = "Bearer " + exchange.sent
         return request
 
+    https_request = http_request
+
     def _wait(self, request: Any, origin: Any) -> Token:
         """Wait for a token. Over a distance, opening the connection meanwhile saves two of six round trips."""
         _prepare(request)  # raises ValueError before a token is fetched in vain
@@ -1101,8 +1103,6 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
             if drop is not None:
                 drop()
             raise
-
-    https_request = http_request
 
     def http_error_401(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
         """Renew the refused token and send the request again, once.
