@@ -2320,7 +2320,6 @@ _FRAMING = frozenset(("content-length", "transfer-encoding", "connection", "cont
 _PIECE = 64 << 10  # bytes that are read at a time; of a body, that leave together with the head
 _SAFE = "".join(map(chr, range(0x21, 0x7F)))  # what stays as it is when a URL is encoded
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))  # RFC 9110 section 9.2.2
-_HEAD_END, _LINE_END = rb"\n\r?\n", rb"\n"
 
 _title = functools.lru_cache(maxsize=256)(str.title)  # a header's name as it is usually written
 
@@ -2529,7 +2528,7 @@ class _Connection:
 
     def section(self) -> tuple[str, list[tuple[str, str]], dict[str, str]]:
         """A line, the header fields below it (RFC 9112 section 5), and by name what the transport itself looks at."""
-        text = self.until(_HEAD_END, _HEAD_LIMIT).decode("iso-8859-1").replace("\r\n", "\n")
+        text = self.until(rb"\n\r?\n", _HEAD_LIMIT).decode("iso-8859-1").replace("\r\n", "\n")
         if "\r" in text or "\0" in text:
             raise _Nonsense("a header line has a bare CR, or NUL")
         start, _, text = text[:-1].partition("\n")
@@ -2564,7 +2563,7 @@ class _Connection:
 
     def next_chunk(self) -> int:
         """Read up to the data of a chunk (RFC 9112 section 7.1), and return its size; 0 behind all trailers."""
-        line = self.until(_LINE_END, _LINE_LIMIT)
+        line = self.until(rb"\n", _LINE_LIMIT)
         match = re.fullmatch(rb"([0-9a-fA-F]{1,16})[ \t]*(;.*)?\r\n", line)
         if match is None:
             raise _Nonsense("a chunk without a valid size")
@@ -2606,29 +2605,28 @@ class _Body:
 
     def take(self, size: int = _PIECE) -> bytes:
         """Up to `size` bytes, as soon as there are any; b"" at the end."""
-        if self.connection is None:
-            return b""
+        connection, data = self.connection, b""
+        if connection is None:
+            return data
         try:
             if self._left == 0:
-                self._left = self.connection.next_chunk()
-            return self._take(self.connection, size)
+                self._left = connection.next_chunk()
+            if self._left != 0:
+                data = connection.some(size if self._left is None else min(size, self._left))
+            if self._left:
+                if not data:
+                    raise http.client.RemoteDisconnected("the connection was closed in the middle of the body")
+                self._left -= len(data)
+                if self._chunked and self._left == 0 and connection.until(rb"\n", _LINE_LIMIT) != b"\r\n":
+                    raise _Nonsense("a chunk that does not end where it should")
+            if not data or (self._left == 0 and not self._chunked):
+                self._end(connection)
+            return data
         except OSError as error:
             self.close()
             if isinstance(error, urllib.error.URLError):
                 raise
             raise urllib.error.URLError(error) from error
-
-    def _take(self, connection: _Connection, size: int) -> bytes:
-        data = b"" if self._left == 0 else connection.some(size if self._left is None else min(size, self._left))
-        if self._left:
-            if not data:
-                raise http.client.RemoteDisconnected("the connection was closed in the middle of the body")
-            self._left -= len(data)
-            if self._chunked and self._left == 0 and connection.until(_LINE_END, _LINE_LIMIT) != b"\r\n":
-                raise _Nonsense("a chunk that does not end where it should")
-        if not data or (self._left == 0 and not self._chunked):
-            self._end(connection)
-        return data
 
     def _end(self, connection: _Connection) -> None:
         if self._home is not None and not connection.ahead:  # else more came than the answer
