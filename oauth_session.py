@@ -2392,17 +2392,18 @@ def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def _word(name: str) -> str:
+def _word(name: Any) -> str:
     """A method or the name of a header in lower case, or "" if it is none (RFC 9110 section 5.6.2)."""
-    return name.lower() if re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) else ""
+    found = isinstance(name, str) and re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII)
+    return name.lower() if found else ""
 
 
 def _check_head(method: str, headers: Iterable[tuple[str, Any]]) -> None:
     """ValueError for what would change a request beside its own place (RFC 9110 section 5.5, RFC 9112 section 3)."""
-    if not isinstance(method, str) or not _word(method):
+    if not _word(method):
         raise (ValueError if isinstance(method, str) else TypeError)("method must be one word, such as GET")
     for name, value in headers:
-        if not isinstance(name, str) or not _word(name):
+        if not _word(name):
             kind = ValueError if isinstance(name, str) else TypeError
             raise kind(f"headers: {_clean(ascii(name))} is no name of a header")
         text = str(value)
@@ -2893,7 +2894,7 @@ def _head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
     lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()], "", ""]
     text = "\r\n".join(lines)
     clean = text.isascii() and text.count("\r") == text.count("\n") == len(headers) + 2 and "\0" not in text
-    if not (clean and isinstance(method, str) and _word(method) and all(map(_word, headers))):
+    if not (clean and _word(method) and all(map(_word, headers))):
         _check_head(method, headers.items())
     return text.encode("iso-8859-1")
 
