@@ -2856,7 +2856,7 @@ def _prepare(request: Any) -> tuple[str, bytes, int | None, Key]:
     headers = {"Host": authority, "Accept-Encoding": "identity"}
     for fields in (request.headers, request.unredirected_hdrs):
         for name, value in fields.items():
-            headers[_title(name)] = value if isinstance(value, str) else str(value)
+            headers[_title(name)] = str(value)
     proxy: Origin | None = None
     credentials = None
     if request.host != authority:
