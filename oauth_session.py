@@ -2307,7 +2307,6 @@ def _retry_after(headers: http.client.HTTPMessage) -> float | None:
 # ---- Transport: URLs taken apart once, kept-alive connections, strict HTTP/1.1 (RFC 9112) ----------------------------
 
 _USER_AGENT = f"oauth_session/{__version__}"
-_DEFAULT_PORT = {"http": 80, "https": 443}
 _IDLE_LIMIT = 60.0  # seconds a connection waits for its next use; servers close after 60 to 75
 _IDLE_MOST = 64  # idle connections
 _BODY_LIMIT = 64 << 20  # bytes that a verb reads into memory, as sent and as decoded
@@ -2350,7 +2349,7 @@ def _parse(url: str) -> tuple[Origin, str, str]:
         raise ValueError("it must be like https://host:port/path, with no user name, %, backslash or space")
     scheme, authority, name, port, target = match.groups("")
     scheme = scheme.lower()
-    origin = scheme, name.lower().strip("[]"), int(port or _DEFAULT_PORT[scheme])
+    origin = scheme, name.lower().strip("[]"), int(port or {"http": 80, "https": 443}[scheme])
     return origin, authority, target if target[:1] == "/" else "/" + target
 
 
