@@ -2986,10 +2986,10 @@ def _read_all(answer: Any, limit: int = _BODY_LIMIT, decode: bool = True) -> byt
                 raise _Nonsense(f"the body has more than {limit} bytes; session.open() reads one piece by piece")
     except zlib.error:
         raise _Nonsense("the body is not the gzip that its Content-Encoding says") from None
-    except (http.client.HTTPException, OSError) as error:
-        if isinstance(error, urllib.error.URLError):
-            raise
-        raise urllib.error.URLError(error) from error  # of a handler that the user gave
+    except urllib.error.URLError:
+        raise
+    except (http.client.HTTPException, OSError) as error:  # of a handler that the user gave
+        raise urllib.error.URLError(error) from error
     if unpack is not None and received and not unpack.eof:
         raise _Nonsense("the body is gzip that breaks off")
     return bytes(whole)
