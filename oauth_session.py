@@ -2925,7 +2925,7 @@ class _Direct(urllib.request.BaseHandler):
     handler_order = 50  # before ProxyHandler
 
     def http_open(self, request: urllib.request.Request) -> Any:
-        secret = "deadline" in vars(request) or any(one.sent for one in _exchanges(request).values())
+        secret = "deadline" in vars(request) or any(one.origins for one in _exchanges(request).values())
         if secret and _is_loopback(_origin(request.full_url)[1]):
             for handler in self.parent.handle_open["http"]:  # type: ignore[attr-defined]
                 if isinstance(handler, urllib.request.HTTPHandler):  # and no _Direct of another copy of this file
