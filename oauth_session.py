@@ -3099,7 +3099,7 @@ def _make_server(demo: DemoServer) -> Any:
             self.send_header("Content-Length", str(len(content)))
             if status == 401:
                 bearer = 'Bearer realm="demo"' + (', error="invalid_token"' if proof else "")
-                self.send_header("WWW-Authenticate", 'Basic realm="demo"' if self.command == "POST" else bearer)
+                self.send_header("WWW-Authenticate", 'Basic realm="demo"' if self.path == "/oauth/token" else bearer)
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(content)
