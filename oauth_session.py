@@ -3322,8 +3322,7 @@ def _call(options: Any, session: OAuthSession) -> int:
         name, colon, value = line.partition(":")
         if not colon:
             raise ValueError(f"-H takes 'Name: value', not {line!r}")
-        headers.pop(name.strip().lower(), None)
-        headers[name.strip()] = value.strip()
+        headers[name.strip().lower()] = value.strip()
     method = options.request or ("GET" if body is None else "POST")
     response = session.request(method, options.url, data=body, headers=headers)
     failed, out = options.fail and not response.ok, sys.stdout.buffer
