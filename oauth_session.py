@@ -3197,8 +3197,7 @@ def _parser() -> Any:
 def _session_of(options: Any) -> OAuthSession:
     settings = {name: value for name, value in vars(options).items() if name in _SETTINGS and value is not None}
     if options.client_secret_file == "-":
-        secret = sys.stdin.readline()
-        settings["client_secret"] = secret[:-1] if secret.endswith("\n") else secret
+        settings["client_secret"] = sys.stdin.readline().rstrip("\n")
     elif options.client_secret_file:
         settings["client_secret"] = _file_reader("--client-secret-file", options.client_secret_file)
     try:
