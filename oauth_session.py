@@ -3252,20 +3252,18 @@ class _Check:
             return False
 
     def reach(self, url: Any) -> bool:
-        scheme, host, _ = _origin(url)
+        scheme, host, port = _origin(url)
         proxy = urllib.request.getproxies().get(scheme)
         if proxy and not (scheme == "http" and _is_loopback(host)) and not urllib.request.proxy_bypass(host):
             print(f"      {host} is reached through the proxy {urllib.parse.urlsplit(proxy).hostname}")
             return True
-        steps = [("DNS", self.look_up), ("TCP", self.connect), ("TLS", self.secure)]
-        return all(self.step(f"{name} {host}", action, url) for name, action in steps[: 3 if scheme == "https" else 2])
+        well = self.step(f"DNS {host}", self.look_up, host, port) and self.step(f"TCP {host}", self.connect, host, port)
+        return well and (scheme == "http" or self.step(f"TLS {host}", self.secure, url))
 
-    def look_up(self, url: str) -> str:
-        _, host, port = _origin(url)
+    def look_up(self, host: str, port: int) -> str:
         return ", ".join(sorted({str(one[4][0]) for one in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)}))
 
-    def connect(self, url: str) -> str:
-        _, host, port = _origin(url)
+    def connect(self, host: str, port: int) -> str:
         _open_socket(host, port, self.by).close()
         return f"port {port} is open"
 
