@@ -3111,7 +3111,6 @@ def _make_server(demo: DemoServer) -> Any:
 
     class Server(http.server.ThreadingHTTPServer):
         request_queue_size = 128
-        block_on_close = False
 
         def handle_error(self, *_: Any) -> None:
             """Print nothing: a client that hangs up is no fault of anybody."""
