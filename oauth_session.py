@@ -3125,29 +3125,30 @@ def _demo() -> int:
     def tell(line: str) -> None:
         print(f"{time.monotonic() - start:5.2f} s  {line}", flush=True)
 
+    def call(title: str) -> None:
+        tell(title)
+        tell(f"     session.get('/me') -> {session.get('/me').status}")
+
     with DemoServer() as server:
         server.tell = lambda line: tell("     on the wire: " + line)
         session = OAuthSession(server.client_id, server.client_secret, "read", server.token_url, base_url=server.url)
         tell(f"A DemoServer listens on {server.url}. Secrets and tokens are not shown.")
-        for title in ("1. The first call fetches a token:", "2. The second call uses the same one:"):
-            tell(title)
-            tell(f"     session.get('/me') -> {session.get('/me').status}")
+        call("1. The first call fetches a token:")
+        call("2. The second call uses the same one:")
         tell("3. A token that is due after one second")
         server.expires_in = 2
         session.source.clear()
         before = session.access_token
         server.expires_in = 3600
         time.sleep(1.1)
-        tell("   is then used once more, while a thread renews it in the background:")
-        tell(f"     session.get('/me') -> {session.get('/me').status}")
+        call("   is then used once more, while a thread renews it in the background:")
         for _ in range(200):  # ten seconds at the most
             if session.access_token != before:
                 tell("     the session has another token now")
                 break
             time.sleep(0.05)
-        tell("4. A revoked token is replaced after one 401, and the call is sent again:")
         server.revoke()
-        tell(f"     session.get('/me') -> {session.get('/me').status}")
+        call("4. A revoked token is replaced after one 401, and the call is sent again:")
         for title, secret, scope in (
             ("5. A wrong secret, tried in both places where servers look for it:", "not-the-secret", "read"),
             ("6. A scope that the server does not know:", server.client_secret, "everything"),
