@@ -3215,8 +3215,7 @@ class _Check:
         self.by = 0.0  # monotonic time at which a step must have ended
 
     def run(self, options: Any) -> int:
-        for name, value in _settings_found(options):
-            print(f"      {name}: {value}")
+        _print_settings(options)
         well = self.reach(self.credentials.issuer or self.credentials.token_url) and self.tokens()
         if well and options.url:
             well = self.step("API", self.call, options.url)
@@ -3293,15 +3292,14 @@ class _Check:
         return f"{url} answered {self.session.get(url).raise_for_status().status}"
 
 
-def _settings_found(options: Any) -> Iterator[tuple[str, str]]:
-    """The settings of the command line and the environment, and where each was found; of a secret, only where."""
+def _print_settings(options: Any) -> None:
+    """Print what command line and environment set, and where each was found; of a secret, only where."""
     unread = "client_assertion", "assertion_audience", "token_params"
-    names = [name for name in _CREDENTIALS if name not in unread]
-    for name in (*names, "client_secret_file", "assertion_file", "base_url", "cache"):
+    for name in (*_CREDENTIALS, "client_secret_file", "assertion_file", "base_url", "cache"):
         flag, variable = getattr(options, name, None), "OAUTH_" + name.upper()
         value, where = (os.environ.get(variable), variable) if flag is None else (flag, "--" + name.replace("_", "-"))
-        if value:
-            yield name, f"(from {where})" if name == "client_secret" else f"{value} (from {where})"
+        if value and name not in unread:
+            print(f"      {name}:{'' if name == 'client_secret' else f' {value}'} (from {where})")
 
 
 def _call(options: Any, session: OAuthSession) -> int:
