@@ -3254,7 +3254,7 @@ class _Check:
         scheme, host, port = _origin(url)
         proxy = urllib.request.getproxies().get(scheme)
         if proxy and not (scheme == "http" and _is_loopback(host)) and not urllib.request.proxy_bypass(host):
-            print(f"      {host} is reached through the proxy {urllib.parse.urlsplit(proxy).hostname}")
+            print(f"      {host} is reached through the proxy {proxy.rpartition('@')[2]}")
             return True
         well = self.step(f"DNS {host}", self.look_up, host, port) and self.step(f"TCP {host}", self.connect, host, port)
         return well and (scheme == "http" or self.step(f"TLS {host}", self.secure, url))
