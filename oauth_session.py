@@ -2903,15 +2903,15 @@ def _pieces(data: Any, length: int | None) -> Iterator[bytes]:
     if hasattr(data, "read"):
         data = iter(functools.partial(data.read, _PIECE), b"")
     sent = 0
-    for whole in (data,) if isinstance(data, bytes) else data:
-        if not isinstance(whole, (bytes, bytearray, memoryview)):
+    for part in (data,) if isinstance(data, bytes) else data:
+        if not isinstance(part, (bytes, bytearray, memoryview)):
             raise TypeError("data must consist of bytes: open a file in binary mode, encode a text")
-        view = memoryview(bytes(whole))
-        sent += len(view)
+        whole = bytes(part)
+        sent += len(whole)
         if length is not None and sent > length:
             break
-        for start in range(0, len(view), _PIECE):
-            piece = bytes(view[start : start + _PIECE])
+        for start in range(0, len(whole), _PIECE):
+            piece = whole[start : start + _PIECE]
             yield piece if length is not None else b"%x\r\n%b\r\n" % (len(piece), piece)
     if length is None:
         yield b"0\r\n\r\n"
