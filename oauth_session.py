@@ -3211,7 +3211,7 @@ class _Check:
     """Each step of a call by itself, a line a step, for a person who looks for what is wrong."""
 
     def __init__(self, session: OAuthSession) -> None:
-        self.session, self.credentials, self.pool = session, session._credentials, session._pool
+        self.session, self.credentials = session, session._credentials
         self.by = 0.0  # monotonic time at which a step must have ended
 
     def run(self, options: Any) -> int:
@@ -3268,7 +3268,7 @@ class _Check:
 
     def secure(self, url: str) -> str:
         key: Key = (os.getpid(), _origin(url), None, None)
-        self.pool.give(key, self.pool._connect(key, self.by))
+        self.session._pool.give(key, self.session._pool._connect(key, self.by))
         return "the certificate is for this host, and trusted"
 
     def discover(self) -> str:
