@@ -4749,8 +4749,17 @@ class TestTransport:
             handler = urllib.request.ProxyHandler({"http": "http://" + proxy.place})
             with OAuthSession(source=TokenSource(lambda: Token("T0KEN")), handlers=[handler]) as session:
                 session.get(api.url)
+                session.get(api.url, headers={"Authorization": "Bearer my-own"})
 
-        assert (api.accepted, proxy.accepted) == (1, 0)
+        assert (len(api.requests), proxy.accepted) == (2, 0)
+        assert b"my-own" in api.requests[1] and b"T0KEN" not in api.requests[1]
+
+    def test_demo_api_challenges_the_token_that_it_refuses_whatever_the_method(self):
+        with oauth_session.DemoServer() as server:
+            with OAuthSession(source=TokenSource(lambda: Token("T0KEN"))) as session:
+                for method in ("GET", "POST"):
+                    with pytest.raises(OAuthInvalidToken):
+                        session.request(method, server.url).raise_for_status()
 
     def test_session_that_is_dropped_without_close_warns_of_nothing(self):
         done = program("""
