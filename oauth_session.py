@@ -1923,21 +1923,21 @@ class ClientCredentials:
             time.sleep(wait)
         raise AssertionError("unreachable")
 
-    def _current_secret(self) -> Any:
-        """The secret for this fetch; or what makes an assertion, which each request has of its own."""
-        return self._ask(self._secret) if self._proof == "client_secret" else self._secret
+    def _current_secret(self) -> str:
+        """The secret for this fetch, or ""; an assertion is made for each request."""
+        return self._ask() if self._proof == "client_secret" else ""
 
-    def _ask(self, secret: Any) -> Any:
-        if not callable(secret):
-            return secret
-        secret = secret()
+    def _ask(self) -> Any:
+        if not callable(self._secret):
+            return self._secret or ""
+        secret = self._secret()
         try:
             _check_secret(self._proof, secret)
         except (TypeError, ValueError) as error:  # no fault of the arguments: a file may be half written
             raise OAuthError(f"what the callable returned cannot be used: {error}") from None
         return secret
 
-    def _try(self, secret: Any, deadline: float) -> Token:
+    def _try(self, secret: str, deadline: float) -> Token:
         """One token request; where the method is open, a second one if the server refuses the client."""
         if self.issuer is not None and (not self._metadata or self._moved):
             self._rediscover(deadline)
@@ -2026,7 +2026,7 @@ class ClientCredentials:
             raise OAuthMalformedResponse(f"{url}: {error}") from None
         return metadata
 
-    def _request(self, method: str, secret: Any, deadline: float) -> Token:
+    def _request(self, method: str, secret: str, deadline: float) -> Token:
         """Send one token request (RFC 6749 section 4.4.2) and judge the answer."""
         url = self.token_url or self._metadata["token_endpoint"]
         fields, assertion = dict(self._fields), ""
@@ -2037,14 +2037,14 @@ class ClientCredentials:
             algorithm = algorithms[0] if algorithms else "HS256"
             assertion = _sign(self.client_id, secret, self._audience or self.issuer or url, algorithm)
         elif method == "private_key_jwt":
-            assertion, secret = self._ask(secret), None
-        masks = _prove(method, self.client_id, secret or "", assertion, headers, fields)
+            assertion = self._ask()
+        masks = _prove(method, self.client_id, secret, assertion, headers, fields)
         requested_at = time.time()
         answer, body = self._send(url, fields, headers, deadline, masks)
         try:
             return _judge(url, answer, body, requested_at, self.scope, masks)
         except OAuthResponseError as error:
-            hints = self._hints(error, method, self.client_id + (secret or ""), assertion, requested_at)
+            hints = self._hints(error, method, self.client_id + secret, assertion, requested_at)
             error.args = ("; ".join((str(error), *hints)),)
             raise
 
