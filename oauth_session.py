@@ -1939,8 +1939,9 @@ class ClientCredentials:
 
     def _try(self, secret: str, deadline: float) -> Token:
         """One token request; where the method is open, a second one if the server refuses the client."""
-        if self.issuer is not None and (not self._metadata or self._moved):
-            self._rediscover(deadline)
+        moved = self._moved and _since(self._discovered) > _DISCOVERY_EVERY
+        if self.issuer is not None and (moved or not self._metadata):
+            self._discover(deadline)
         method = self.auth_method or self._works or self._listed_method()
         if method is not None:
             return self._request(method, secret, deadline)
@@ -1970,20 +1971,9 @@ class ClientCredentials:
         usable = [one for one in _PROVED_BY["client_secret"] if isinstance(listed, list) and one in listed]
         return None if usable[:2] == ["client_secret_basic", "client_secret_post"] else next(iter(usable), None)
 
-    def _rediscover(self, deadline: float) -> None:
-        """Read the metadata where there are none, or they may be out of date; old ones are better than none."""
-        if not self._metadata:
-            self._discover(deadline)
-        elif _since(self._discovered) > _DISCOVERY_EVERY:
-            try:
-                self._discover(deadline)
-            except (OAuthTransportError, OAuthResponseError) as error:
-                self._discovered = _now()
-                _log("warning", "the issuer's metadata are still the old ones: %s", error)
-        self._moved = False
-
     def _discover(self, deadline: float) -> None:
-        """Read the issuer's metadata (RFC 8414 section 3, OpenID Connect Discovery section 4)."""
+        """Read the issuer's metadata (RFC 8414 section 3, OpenID Connect Discovery section 4), or keep the old ones."""
+        self._discovered, self._moved = _now(), False
         issuer: Any = self.issuer
         scheme, _, rest = issuer.rstrip("/").partition("://")
         host, slash, path = rest.partition("/")
@@ -1995,17 +1985,19 @@ class ClientCredentials:
         for url in urls:
             try:
                 self._metadata = self._read_metadata(url, deadline)
-                self._discovered = _now()
                 return
             except (OAuthTransportError, OAuthResponseError) as error:
-                if error.status is None and isinstance(error, OAuthTransportError) and not errors:
-                    raise  # there is nobody to ask
                 errors.append(error)
+                if error.status is None and isinstance(error, OAuthTransportError):
+                    break  # there is nobody to ask
         # What may pass by itself says more than what a document says, and that more than that there is none.
         refused = max(errors, key=lambda error: (_is_transient(error), error.status is None))
-        other = urls[refused is errors[0]]
-        refused.args = (f"{refused} ({other} was asked too, and does not serve either)",)
-        raise refused
+        if len(errors) > 1:
+            other = urls[refused is errors[0]]
+            refused.args = (f"{refused} ({other} was asked too, and does not serve either)",)
+        if not self._metadata:
+            raise refused
+        _log("warning", "the issuer's metadata are still the old ones: %s", refused)
 
     def _read_metadata(self, url: str, deadline: float) -> dict[str, Any]:
         answer, body = self._send(url, None, {}, deadline, ())
