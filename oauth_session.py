@@ -1286,16 +1286,17 @@ class _Traffic:
         since, seconds, _ = self.pause
         return _since(since) < seconds
 
-    def fail(self, why: str, error: Exception) -> None:
-        """After a failed flight: when may the next one start?"""
+    def fail(self, flight: _Flight) -> None:
+        """When may the next one start?"""
         self.failures += 1
+        error, due = flight.error, flight.why == "due"
         asked = _seconds(error.retry_after) if isinstance(error, OAuthResponseError) else None
-        doublings = self.failures - (1 if why == "due" else 2)  # a caller may try once more at once
+        doublings = self.failures - (1 if due else 2)  # a caller may try once more at once
         if asked is not None:
             self.pause = _now(), min(asked, _RETRY_AFTER_LIMIT), error
         elif doublings >= 0:
             length = min(2.0 ** min(doublings, 6), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
-            self.pause = _now(), length, None if why == "due" else error  # a caller may try
+            self.pause = _now(), length, None if due else error  # a caller may try
 
 
 class TokenSource:
@@ -1549,7 +1550,7 @@ class TokenSource:
                     traffic.failures, traffic.pause = 0, _NO_PAUSE
                 self._held, self._done = held, held.obtained
             elif flight.why == "due" or (flight.why != "look" and flight.error is not None):
-                traffic.fail(flight.why, flight.error or OAuthError("the token request was interrupted"))
+                traffic.fail(flight)
             flight.landed.set()
 
 
