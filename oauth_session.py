@@ -1915,7 +1915,7 @@ class ClientCredentials:
             except (OAuthTransportError, OAuthResponseError) as error:
                 if isinstance(error, OAuthTransportError) or error.status == 404:
                     self._moved = True
-                wait = error.retry_after if isinstance(error, OAuthResponseError) else None
+                wait = getattr(error, "retry_after", None)
                 if wait is None:
                     wait = random.uniform(0, _BACK_OFF * 2 ** (attempt - 1))
                 if attempt == _TRIES or not _is_transient(error) or wait > (deadline - time.monotonic()) / 2:
