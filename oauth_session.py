@@ -2070,8 +2070,8 @@ class ClientCredentials:
         self, url: str, fields: Any, headers: dict[str, str], deadline: float, masks: Sequence[str]
     ) -> tuple[Any, bytes]:
         """Ask the authorisation server; return answer and body, whatever the status."""
-        agents = [value for name, value in list(self._headers.items()) if name.lower() == "user-agent" and value]
-        headers = {"Accept": "application/json", "User-Agent": agents[-1] if agents else _USER_AGENT, **headers}
+        theirs = {name.lower(): value for name, value in list(self._headers.items())}
+        headers = {"Accept": "application/json", "User-Agent": theirs.get("user-agent") or _USER_AGENT, **headers}
         data = None if fields is None else urllib.parse.urlencode(fields, doseq=True).encode()
         if data is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
