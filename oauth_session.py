@@ -2073,8 +2073,6 @@ class ClientCredentials:
         theirs = {name.lower(): value for name, value in list(self._headers.items())}
         headers = {"Accept": "application/json", "User-Agent": theirs.get("user-agent") or _USER_AGENT, **headers}
         data = None if fields is None else urllib.parse.urlencode(fields, doseq=True).encode()
-        if data is not None:
-            headers["Content-Type"] = "application/x-www-form-urlencoded"
         request = urllib.request.Request(url, data, headers)
         vars(request)["deadline"] = deadline
         where = _place(url) if fields else url
