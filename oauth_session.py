@@ -61,6 +61,7 @@ import re
 import select
 import socket
 import ssl
+import stat
 import sys
 import threading
 import time
@@ -1690,8 +1691,6 @@ def _lock_file(number: int, on: bool) -> None:
 
 def _open_private(path: str, flags: int) -> int:
     """Open a file, and nothing else: a pipe, say, could make us wait for ever."""
-    import stat
-
     for name in ("O_NOFOLLOW", "O_BINARY", "O_NONBLOCK"):
         flags |= getattr(os, name, 0)
     number = os.open(path, flags, 0o600)
@@ -1703,8 +1702,6 @@ def _open_private(path: str, flags: int) -> int:
 
 def _check_owner(path: str, status: os.stat_result) -> None:
     """Refuse what another user owns or could write, and links, which may lead there. Windows has no such modes."""
-    import stat
-
     if stat.S_ISLNK(status.st_mode):
         raise PermissionError(f"{path} is a symbolic link: name what it points to")
     if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
