@@ -1253,7 +1253,7 @@ _LONGEST_PAUSE = 60.0  # seconds between the attempts of a fetch that keeps fail
 _RETRY_AFTER_LIMIT = 300.0  # seconds; a server that asks for more is asked again after this
 _BORROWED_CALM = 5.0  # seconds to hold a DUE token of a shared cache before it is renewed: short scripts end before
 _REFUSED_KEPT = 16  # refused tokens that are not to be taken from a shared cache again
-_NO_PAUSE = (0.0, 0.0), 0.0, None
+
 
 class _Flight:
     """One fetch under way: led by one thread; all others that need its token wait for it.
@@ -1277,7 +1277,7 @@ class _Traffic:
     flight: _Flight | None = None  # the last one
     forced: _Flight | None = None  # the last one that fetched because of a refused token
     failures = 0  # in a row
-    pause: tuple[Moment, float, Exception | None] = _NO_PAUSE  # since, seconds, what callers get meanwhile
+    pause: tuple[Moment, float, Exception | None] = (0.0, 0.0), 0.0, None  # since, seconds, what callers get meanwhile
 
     def __init__(self) -> None:
         self.process = os.getpid()
@@ -1548,7 +1548,7 @@ class TokenSource:
                 if before is not None and before.token.access_token == held.token.access_token:
                     held.follow(before)
                 if held.borrowed is None:
-                    traffic.failures, traffic.pause = 0, _NO_PAUSE
+                    traffic.failures, traffic.pause = 0, _Traffic.pause
                 self._held, self._done = held, held.obtained
             elif flight.why == "due" or (flight.why != "look" and flight.error is not None):
                 traffic.fail(flight)
