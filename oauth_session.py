@@ -1900,7 +1900,8 @@ class ClientCredentials:
         """Fetch one token, in up to three tries within `timeout`."""
         deadline = time.monotonic() + self.timeout
         secret = self._current_secret()
-        for attempt in range(1, _TRIES + 1):
+        attempt = 0
+        while True:
             try:
                 try:
                     return self._try(secret, deadline)
@@ -1914,12 +1915,12 @@ class ClientCredentials:
                     self._moved = True
                 wait = getattr(error, "retry_after", None)
                 if wait is None:
-                    wait = random.uniform(0, _BACK_OFF * 2 ** (attempt - 1))
+                    wait = random.uniform(0, _BACK_OFF * 2**attempt)
+                attempt += 1
                 if attempt == _TRIES or not _is_transient(error) or wait > (deadline - time.monotonic()) / 2:
                     raise
                 _log("info", "token request %d failed, the next in %.1f s: %s", attempt, wait, error)
             time.sleep(wait)
-        raise AssertionError("unreachable")
 
     def _current_secret(self) -> str:
         """The secret for this fetch, or ""; an assertion is made for each request."""
