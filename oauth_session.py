@@ -2035,12 +2035,12 @@ class ClientCredentials:
         try:
             return _judge(url, answer, body, requested_at, self.scope, masks)
         except OAuthResponseError as error:
-            hints = self._hints(error, method, self.client_id + secret, assertion, requested_at)
+            hints = self._hints(error, url, method, self.client_id + secret, assertion, requested_at)
             error.args = ("; ".join((str(error), *hints)),)
             raise
 
     def _hints(
-        self, error: OAuthResponseError, method: str, proof: str, assertion: str, sent: float
+        self, error: OAuthResponseError, url: str, method: str, proof: str, assertion: str, sent: float
     ) -> Iterator[str]:
         """What may be the cause of a refusal. proof: id and secret. sent: when the request was, by the clock here."""
         refused = isinstance(error, OAuthInvalidClient)
@@ -2052,7 +2052,6 @@ class ClientCredentials:
         if refused and assertion:
             try:
                 audience = json.loads(base64.urlsafe_b64decode(assertion.split(".")[1] + "=="))["aud"]
-                url = self.token_url or self._metadata["token_endpoint"]
                 other = "" if audience == url else f"; some servers want {url!r} (assertion_audience)"
                 yield f"the assertion's aud was {_clean(audience)!r}{other}"
             except (LookupError, ValueError, TypeError):
