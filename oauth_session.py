@@ -1711,7 +1711,7 @@ def _check_owner(path: str, status: os.stat_result) -> None:
 class _Shared:
     """Any cache, as one that does no harm: what it raises is a log line, and then it is left alone for a while."""
 
-    failed: Moment | None = None
+    failed: Moment = (0.0, 0.0)
     odd = False  # it held nonsense, and that was said
 
     def __init__(self, cache: Any, key: str | None, fetch: Any) -> None:
@@ -1730,7 +1730,7 @@ class _Shared:
             self.locks = False
 
     def resting(self) -> bool:
-        return self.failed is not None and _since(self.failed) < _CACHE_REST
+        return _since(self.failed) < _CACHE_REST
 
     def ask(self, one: Any, method: str, *values: Any, **more: Any) -> Any:
         """What a method of the cache or its lock returns; None if it fails, or one did a moment ago."""

@@ -2782,7 +2782,7 @@ class TestSharedCache:
 
         for _ in range(5):
             source.clear()
-            source._shared.failed = None
+            source._shared.failed = 0.0, 0.0
             source.token()
 
         assert script.calls == 5
