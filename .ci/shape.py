@@ -11,9 +11,9 @@ from pathlib import Path
 
 # The design wants 1,800 lines, 80 KB and 1,200 lines of code. The file has never been that small; so these are what it
 # has reached, and may only become less.
-LINES = 3422  # of the file, docstrings, comments and licence included
-BYTES = 174_200
-CODE = 2444  # lines that hold more than prose
+LINES = 3373  # of the file, docstrings, comments and licence included
+BYTES = 171_300
+CODE = 2397  # lines that hold more than prose
 FUNCTION = 50  # lines of one function, docstring included
 ROOMS = (
     "Errors", "Token", "OAuthSession and Response", "OAuthHandler", "TokenSource", "FileCache", "ClientCredentials",
