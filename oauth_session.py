@@ -1277,7 +1277,7 @@ class _Traffic:
     flight: _Flight | None = None  # the last one
     forced: _Flight | None = None  # the last one that fetched because of a refused token
     failures = 0  # in a row
-    pause: tuple[Moment, float, Exception | None] = (0.0, 0.0), 0.0, None  # since, seconds, what callers get meanwhile
+    pause: tuple[Moment, float, Exception | None] = ((0.0, 0.0), 0.0, None)  # since, seconds, what callers get
 
     def __init__(self) -> None:
         self.process = os.getpid()

@@ -189,7 +189,7 @@ MISTAKES = {  # what somebody writes, and what the last line of the traceback mu
     ),
     "wrong secret": (
         "make(four[0], 'not-the-secret', *four[2:]).get(demo + '/me')",
-        "OAuthInvalidClient: {demo} answered 401", "check client_id, client_secret and auth_method",
+        "OAuthInvalidClient: {demo} answered 401", "check client_id, client_secret (or assertion, or certificate) and auth_method",
     ),
     "headers as text": ("make(*four).get(demo, headers='X-A: b')", "TypeError: headers must be a dict", "not str"),
     "data and json": ("make(*four).post(demo, data=b'', json={})", "ValueError: data and json", "leave one of them"),
