@@ -11,22 +11,22 @@ one file, standard library only.
     notes = "https://api.example.com/notes"
     session.post(notes, json={"text": "hello"}).raise_for_status()
 
-The way of a request; after errors and token, the file follows it:
- 1. OAuthSession makes a `urllib.request.Request`, and opens it with its
+The way of a request, from the last rooms of this file to the first; each
+room uses only rooms above it:
+ 1. OAuthSession makes a `urllib.request.Request` and opens it with its
     OpenerDirector.
  2. OAuthHandler puts `Authorization: Bearer ...` on it, if its origin may
-    see the token.
- 3. TokenSource keeps the token. FRESH: handed out. DUE: handed out, while
-    one thread renews it in the background. Missing, EXPIRED or refused:
-    callers wait for one shared fetch. With cache=, FileCache or another
-    cache is looked into first.
+    see the token. On the way back it follows redirects without leaking
+    and, on a 401, has the token renewed and sends the request again, once.
+ 3. TokenSource keeps the token. FRESH: it is returned. DUE: it is
+    returned, and renewed in the background. Missing, EXPIRED or refused:
+    callers wait for one shared fetch. With cache=, a cache is asked first.
  4. ClientCredentials obtains one token: a POST to the token endpoint, and
-    a strict look at the answer.
- 5. The transport sends it all on kept-alive connections. On the way back
-    OAuthHandler follows redirects without leaking and, on a 401, renews
-    the token and sends the request again, once.
+    a strict judgement of the answer.
+ 5. Connections are kept alive, on `http.client`; answers are framed
+    without any guess.
 
-What can be raised; every class says what to do about it. A wrong argument
+What can be raised; the message says what to do about it. A wrong setting
 is a ValueError or TypeError, before any I/O:
     OAuthError(urllib.error.URLError)
     |-- OAuthTransportError        no answer from the token endpoint
@@ -45,20 +45,19 @@ named. Threads may share everything here.
 RFC 6749 (OAuth 2.0), 6750 (bearer tokens), 7523 (assertions), 8414
 (issuer), 8705 (mutual TLS), 8707 (resource), 9110 and 9112 (HTTP).
 """
+
 from __future__ import annotations  # oauth_session.py needs Python 3.8 or newer
 
 import base64
-import datetime
 import email.utils
 import functools
 import http.client
 import io
-import itertools
 import json
+import operator
 import os
 import random
 import re
-import select
 import socket
 import ssl
 import stat
@@ -70,53 +69,47 @@ import urllib.parse
 import urllib.request
 import weakref
 import zlib
-from collections import deque
+from collections import deque, namedtuple
 
 TYPE_CHECKING = False  # instead of `typing`, whose import a cold start would pay
 if TYPE_CHECKING:
     from typing import Any, Callable, Collection, Iterable, Iterator, Mapping, NoReturn, Sequence
 
     Moment = tuple[float, float]  # wall clock and monotonic clock
-    Origin = tuple[str, str, int]  # scheme, host, port
-    # Minor version, status, reason, header fields, and those of _FRAMING
-    Head = tuple[int, int, str, list[tuple[str, str]], dict[str, str]]
-    Key = tuple[int, Origin, Origin | None, str | None]  # of kept connections: process, site, proxy, credentials for it
+    Texts = str | Iterable[str] | None
+    Secret = str | Callable[[], str] | None
 
-_DEFAULT_TIMEOUT: Any = socket._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]  # what urllib takes for "none given"
 
 __version__ = "0.1.0"
 __all__ = [
-    "OAuthSession", "Response", "OAuthHandler", "TokenSource", "FileCache", "ClientCredentials", "Token", "DemoServer",
-    "OAuthError", "OAuthTransportError", "OAuthResponseError", "OAuthInvalidRequest", "OAuthInvalidClient",
-    "OAuthInvalidGrant", "OAuthUnauthorizedClient", "OAuthUnsupportedGrantType", "OAuthInvalidScope",
-    "OAuthInvalidTarget", "OAuthTemporarilyUnavailable", "OAuthServerError", "OAuthMalformedResponse",
-    "OAuthBearerError", "OAuthInvalidToken", "OAuthInsufficientScope", "ERRORS_BY_CODE", "__version__",
+    "OAuthSession", "Response", "OAuthHandler", "TokenSource", "FileCache", "ClientCredentials",
+    "Token", "DemoServer", "OAuthError", "OAuthTransportError", "OAuthResponseError",
+    "OAuthInvalidRequest", "OAuthInvalidClient", "OAuthInvalidGrant", "OAuthUnauthorizedClient",
+    "OAuthUnsupportedGrantType", "OAuthInvalidScope", "OAuthInvalidTarget",
+    "OAuthTemporarilyUnavailable", "OAuthServerError", "OAuthMalformedResponse",
+    "OAuthBearerError", "OAuthInvalidToken", "OAuthInsufficientScope", "ERRORS_BY_CODE",
+    "__version__",
 ]  # fmt: skip
 
 # ---- Errors: what the token endpoint or the API refused, as classes ------------------------------
 
-_TEXT_SEEN = 4096  # characters of a server's text that are looked at; much more than are shown
-_SECRET_SEEN = 128  # characters of a secret that are looked for, which may take 16 each in some spellings
-
 
 class OAuthError(urllib.error.URLError):
-    """The base of all errors here. error: the server's code, status: its
-    HTTP status; None where there is none."""
+    """The base of all errors here.
+
+    error: the code that the server gave, or None. status: the HTTP status
+    of its answer, or None.
+    """
 
     error: str | None = None
     status: int | None = None
-    _fields: tuple[str, ...] = ("error", "status")  # keyword arguments; what pickling and copying keep
 
     def __init__(self, message: str = "", **fields: Any) -> None:
-        super().__init__(message)
-        self._set(fields)
-
-    def _set(self, fields: dict[str, Any]) -> None:
-        for name in fields:
-            if name not in self._fields:
-                raise TypeError(f"{type(self).__name__} has no argument {name!r}")
-        for name in self._fields:
-            setattr(self, name, fields.get(name))
+        self.args = (message,)
+        self.reason = message
+        self._fields = fields
+        for name, value in fields.items():
+            setattr(self, name, value)
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -124,48 +117,51 @@ class OAuthError(urllib.error.URLError):
     __repr__ = Exception.__repr__
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(type(self), **{name: getattr(self, name) for name in self._fields}), self.args
+        return functools.partial(type(self), **self._fields), self.args
 
 
 class OAuthTransportError(OAuthError):
-    """No answer from the token endpoint: DNS, TCP, TLS, proxy or time-out;
-    the message says which."""
+    """The token endpoint gave no answer: DNS, TCP, TLS, a proxy or a
+    time-out. The message says which."""
 
 
 class OAuthResponseError(OAuthError):
-    """The token endpoint refused (RFC 6749 section 5.2). Its texts are
-    cleaned; retry_after: seconds, at most 300."""
+    """The token endpoint refused (RFC 6749 section 5.2).
 
-    _fields = ("error", "status", "error_description", "error_uri", "headers", "retry_after")
+    error_description, error_uri: as the server gave them, or None.
+    headers: of its answer. retry_after: the seconds after which it wants
+    to be asked again, at most 300, or None.
+    Secrets in what the server said are replaced by ***.
+    """
+
+    error_description: str | None = None
+    error_uri: str | None = None
+    headers: http.client.HTTPMessage | None = None
+    retry_after: float | None = None
     _advice = "see the server's documentation"
-    error_description: str | None
-    error_uri: str | None
-    headers: http.client.HTTPMessage | None
-    retry_after: float | None
 
 
 class OAuthInvalidRequest(OAuthResponseError):
-    """`invalid_request`: a parameter is missing, doubled or malformed."""
+    """`invalid_request`: a parameter is missing, repeated or malformed."""
 
-    _advice = "check audience, resource and token_params, and whether id or secret have odd characters"
+    _advice = "check audience, resource, token_params and auth_method"
 
 
 class OAuthInvalidClient(OAuthResponseError):
-    """`invalid_client`, or 401 or 403 without a code: check client_id,
-    client_secret and auth_method."""
+    """`invalid_client`, or status 401: check client_id, client_secret and
+    auth_method."""
 
     _advice = "check client_id, client_secret (or assertion, or certificate) and auth_method"
 
 
 class OAuthInvalidGrant(OAuthResponseError):
-    """`invalid_grant`: the grant or assertion is wrong, used, expired or
-    for somebody else."""
+    """`invalid_grant`: the grant or assertion is wrong, used or expired."""
 
     _advice = "check token_params"
 
 
 class OAuthUnauthorizedClient(OAuthResponseError):
-    """`unauthorized_client`: this client may not use this grant."""
+    """`unauthorized_client`: the client may not use this grant."""
 
     _advice = "have client_credentials enabled for this client"
 
@@ -178,7 +174,7 @@ class OAuthUnsupportedGrantType(OAuthResponseError):
 
 class OAuthInvalidScope(OAuthResponseError):
     """`invalid_scope`: a scope is unknown, malformed or not granted to
-    this client."""
+    the client."""
 
     _advice = "check scope"
 
@@ -204,44 +200,65 @@ class OAuthServerError(OAuthResponseError):
 
 
 class OAuthMalformedResponse(OAuthResponseError):
-    """It answered, but not as RFC 6749 section 5 says; or an issuer's
-    metadata do not serve."""
+    """The server answered, but not as RFC 6749 section 5 says; or the
+    metadata of an issuer cannot be used."""
+
+    _advice = "is token_url right?"
 
 
 class OAuthBearerError(OAuthError, urllib.error.HTTPError):
-    """The API refused the token (RFC 6750 section 3.1); an HTTPError with
-    its body (at most 1 MiB) in memory.
+    """The API refused the token (RFC 6750 section 3.1). It is an
+    HTTPError with its body, at most 1 MiB, in memory.
 
-    error, scope, realm: of the challenge. response: set by
-        `Response.raise_for_status`.
+    error, scope, realm: of the challenge, or None. response: the Response,
+    if it was raised by its raise_for_status().
     """
 
-    _fields = ("error", "status", "scope", "realm", "url", "reason", "headers")
-    status: Any
-    scope: str | None
-    realm: str | None
-    reason: Any = ""  # in place of HTTPError's read-only property
-    headers: Any
+    status: Any = 401  # this and reason hide read-only properties of HTTPError
+    reason: Any = ""
+    url: Any = ""
+    body: bytes = b""
+    scope: str | None = None
+    realm: str | None = None
     response: Response | None = None
 
-    def __init__(self, message: str = "", *, body: bytes = b"", **fields: Any) -> None:
-        self._set({"url": "", "status": 401, "reason": "", "headers": http.client.HTTPMessage(), **fields})
-        # Trap: an HTTPError without a body object lacks half of its methods.
-        urllib.error.HTTPError.__init__(self, self.url, self.status, self.reason, self.headers, io.BytesIO(body))
-        self.args = (message,)
+    def __init__(self, message: str = "", **fields: Any) -> None:
+        self.headers = http.client.HTTPMessage()
+        super().__init__(message, **fields)
+        # An HTTPError without a body object lacks half of its methods.
+        urllib.error.HTTPError.__init__(
+            self, self.url, self.status, self.reason, self.headers, io.BytesIO(self.body)
+        )
 
 
 class OAuthInvalidToken(OAuthBearerError):
-    """401: the API refused the token, and a new one too, or there was no
-    other."""
+    """401: the API refused the token, and a new one too, or no other was
+    to be had."""
 
 
 class OAuthInsufficientScope(OAuthBearerError):
-    """403: the token is good, but not for this; `scope` is what the API
-    wants, if it said so."""
+    """403: the token is valid, but does not suffice. `scope` is what the
+    API wants, if it said so."""
 
 
-ERRORS_BY_CODE: dict[str, type[OAuthResponseError]] = {  # the token endpoint's codes; add your server's own
+class _HTTPError(urllib.error.HTTPError):
+    """An HTTP status that the caller did not want. Pickle and copy keep its body."""
+
+    response: Response | None = None
+
+    def __init__(self, message: str, url: str, status: int, headers: Any, body: bytes) -> None:
+        super().__init__(url, status, message, headers, io.BytesIO(body))
+        self.args = message, url, status, headers, body
+
+    def __str__(self) -> str:
+        return self.msg
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args
+
+
+# The codes of the token endpoint. Add those of your own server.
+ERRORS_BY_CODE: dict[str, type[OAuthResponseError]] = {
     "invalid_request": OAuthInvalidRequest,
     "invalid_client": OAuthInvalidClient,
     "invalid_grant": OAuthInvalidGrant,
@@ -254,177 +271,282 @@ ERRORS_BY_CODE: dict[str, type[OAuthResponseError]] = {  # the token endpoint's 
 }
 
 
-def _clean(text: object, secrets: Collection[str] = (), limit: int = 500) -> str:
-    """A server's text as a person or a log may see it: no control characters, no secret, not too long."""
-    whole, seen = str(text), max(_TEXT_SEEN, limit)
-    result = whole[:seen]
+# What html.escape() does. Importing html takes 3 ms.
+_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
+
+
+def _spellings(*secrets: str) -> list[str]:
+    """Return secrets in the spellings in which a server may echo them, the longest first."""
+    found = set(secrets)
     for secret in secrets:
-        result = result.replace(secret, "***")
+        encoded = secret.encode("utf-8", "replace")  # JSON can hold half of a surrogate pair
+        found |= {
+            urllib.parse.quote(encoded, ""),
+            urllib.parse.quote_plus(encoded),
+            secret.translate(_HTML),
+            json.dumps(secret)[1:-1],
+            json.dumps(secret, ensure_ascii=False)[1:-1],
+            base64.b64encode(encoded).decode().rstrip("="),
+        }
+    found.discard("")
+    return sorted(found, key=len, reverse=True)
+
+
+def _clean(text: object, secrets: Iterable[str] = (), limit: int = 500) -> str:
+    """Return a server's text without secrets and control characters, and not too long."""
+    result = str(text)
+    for secret in secrets:
+        if secret.lower() in result.lower():  # compiling a long JWT would take 10 ms
+            result = re.sub(re.escape(secret), "***", result, flags=re.IGNORECASE)
     result = "".join(letter if letter.isprintable() else " " for letter in result)
-    cut = len(whole) > seen and "***" in result  # so that what stood at the cut, half a secret, may be shown
-    if cut or (secrets and any(secret[:_SECRET_SEEN] in one for one in _readings(result) for secret in secrets)):
-        return "***"
-    return result if len(result) <= limit else result[:limit].rstrip() + "..."
+    if len(result) > limit:
+        result = result[:limit] + "..."
+    return result
 
 
-def _readings(text: str) -> set[str]:
-    """A text, and what it says if it is HTML, JSON or percent-encoded, or one within the other."""
-    import html
-
-    def unescape(text: str) -> str:
-        return re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", lambda match: match[2] or chr(int(match[1], 16)), text)
-
-    found = {text}
-    for undo in (html.unescape, unescape, urllib.parse.unquote, urllib.parse.unquote_plus) * 2:
-        found |= {undo(one) for one in found}
-    return found
-
-
-def _clean_headers(headers: Any, secrets: Collection[str]) -> http.client.HTTPMessage:
-    """Headers for an exception, which may be shown or pickled."""
+def _clean_headers(headers: Any, secrets: Iterable[str]) -> http.client.HTTPMessage:
+    """Return headers that an exception may show."""
     clean = http.client.HTTPMessage()
     for name, value in headers.items():
-        if not any(secret in name for secret in secrets):
-            clean.set_raw(name, _clean(value, secrets))
+        clean.set_raw(_clean(name, secrets), _clean(value, secrets))
     return clean
 
 
 def _log(level: str, message: str, *values: object) -> None:
-    """Log, if the program uses `logging` at all. Never called with a lock held: a log handler is user code."""
+    """Log, if the program has imported `logging`. Never call this with a lock held."""
     logging = sys.modules.get("logging")
     if logging is not None:
         try:
             getattr(logging.getLogger(__name__), level)(message, *values)
-        except Exception:  # its failure is not the caller's
+        except Exception:  # a broken log handler must not break the request
             pass
 
 
 # ---- URLs: origins, loopback, the https rule, encoding -------------------------------------------
 
-_SAFE = "".join(map(chr, range(0x21, 0x7F)))  # what stays as it is when a URL is encoded
+_Origin = namedtuple("_Origin", "scheme host port")  # [ ] around the host of IPv6
+_URL = namedtuple("_URL", "origin authority target")  # target: path and query
+
+_PORTS = {"http": 80, "https": 443}
+_LABEL = r"[\w-]{1,63}"
+_URL_FORM = re.compile(
+    rf"(https?)://((\[[0-9a-f:.]+\]|{_LABEL}(?:\.{_LABEL})*\.?)(?::(\d{{0,5}}))?)([/?][!-~]*)?",
+    re.ASCII | re.IGNORECASE,
+)
+_LOOPBACK = re.compile(r"localhost|\[::1\]|127(\.(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])){3}", re.ASCII)
+_URI_CHARACTERS = "!#$%&'()*+,/:;=?@~"  # beside letters, digits and "-._" (RFC 3986 section 2)
+_TOKEN_FORM = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_VALUE_FORM = re.compile(r"[^\r\n\0\u0100-\U0010ffff]*")  # RFC 9110 section 5.5
 
 
-def _is_visible(text: str) -> bool:
-    """Whether all characters are visible ASCII, 0x21 to 0x7E."""
-    return text.isascii() and text.isprintable() and " " not in text
-
-
-class _Origins(frozenset):  # type: ignore[type-arg]
-    """Origins that may see the token; none: that of the URL which the caller named."""
-
-
-def _check_origins(base_url: Any, origins: Any, allow_http: bool) -> _Origins:
-    named = [_origin(_check_url("origins", url, allow_http)) for url in _texts("origins", origins)]
-    if base_url is not None:
-        named.append(_origin(_check_url("base_url", base_url, allow_http)))
-        if "?" in base_url or "#" in base_url:
-            raise ValueError("base_url must be without ? and #, since paths are appended to it")
-    return _Origins(named)
-
-
-def _texts(name: str, value: Any) -> list[str]:
-    """One text or several, as a list."""
-    value = [value] if isinstance(value, str) and value else value or ()
-    texts: list[Any] = list(value) if hasattr(value, "__iter__") and not isinstance(value, (bytes, dict)) else [value]
-    if not all(isinstance(text, str) for text in texts):
-        kinds = ", ".join(sorted({type(text).__name__ for text in texts} - {"str"}))
-        raise TypeError(f"{name} must be a str or an iterable of str, and holds {kinds}")
-    if not all(text.isprintable() for text in texts):
-        raise ValueError(f"{name} has control characters, such as a line end: take them off")
-    return sorted(texts) if isinstance(value, (set, frozenset)) else texts
-
-
-_title = functools.lru_cache(maxsize=256)(str.title)  # a header's name as it is usually written
-
-
-@functools.lru_cache(maxsize=256)  # a call looks at its URL several times
-def _parse(url: str) -> tuple[Origin, str, str]:
-    """Origin, authority and target, cut where urllib cuts them; ValueError for what could be understood in two ways."""
-    label = r"[-\w~!$&'()*+,;=]+"
-    host = rf"\[[0-9a-f:.]+\]|{label}(?:\.{label})*\.?"
-    form = rf"(https?)://(({host})(?::(\d{{0,5}}))?)([/?][!\"$-~]*)?(?:#[!-~]*)?"
-    match = re.fullmatch(form, url, re.ASCII | re.IGNORECASE)
-    if match is None or not 0 < int(match[4] or 1) < 65536:
-        raise ValueError("it must be like https://host:port/path, with no user name, %, backslash or space")
-    scheme, authority, name, port, target = match.groups("")
+@functools.lru_cache(maxsize=256)  # each call looks at its URL several times
+def _split_url(url: str) -> _URL:
+    """Split a URL where urllib does; ValueError where two readers could disagree about the host."""
+    match = _URL_FORM.fullmatch(url.partition("#")[0])
+    if match is None:
+        raise ValueError(
+            "it must be like https://host:port/path, without user name, %, \\ or spaces"
+        )
+    scheme, authority, host, port, target = match.groups("")
     scheme = scheme.lower()
-    origin = scheme, name.lower().strip("[]"), int(port or {"http": 80, "https": 443}[scheme])
-    return origin, authority, target if target[:1] == "/" else "/" + target
+    number = int(port or _PORTS[scheme])
+    if not 0 < number < 65536:
+        raise ValueError("its port must be a number from 1 to 65535")
+    if not target.startswith("/"):
+        target = "/" + target
+    return _URL(_Origin(scheme, host.lower(), number), authority, target)
 
 
-def _origin(url: str) -> Origin:
-    return _parse(url)[0]
+def _origin(url: str) -> _Origin:
+    return _split_url(url).origin  # type: ignore[no-any-return]
+
+
+def _address(origin: _Origin) -> str:
+    """Return an origin as it is written in a URL."""
+    if origin.port == _PORTS[origin.scheme]:
+        return f"{origin.scheme}://{origin.host}"
+    return f"{origin.scheme}://{origin.host}:{origin.port}"
 
 
 def _place(url: str) -> str:
-    """Where a URL leads, for a message: its path and query may hold what nobody else should see."""
-    return f"{_origin(url)[0]}://{_parse(url)[1].lower()}"
+    """Return where a URL leads, for a message: its path and query may be confidential."""
+    return _address(_origin(url))
 
 
-@functools.lru_cache(maxsize=256)
 def _is_loopback(host: str) -> bool:
-    return re.fullmatch(r"localhost|::1|127(\.(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])){3}", host, re.ASCII) is not None
+    return _LOOPBACK.fullmatch(host) is not None
 
 
-def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> Any:
-    """The URL with spaces and non-ASCII encoded; ValueError where token or secret must not go, without the value."""
-    if not isinstance(url, str):
-        what = "is missing: it is" if url is None else "must be"
-        raise (ValueError if url is None else TypeError)(f"{name} {what} a URL such as https://host/path{hint}")
-    if re.search(r"[\0-\x1f\x7f]", url):
-        raise ValueError(f"{name} has control characters, such as a line end: take them off, or encode them")
+def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> str:
+    """Return a URL encoded as in RFC 3986; ValueError if no secret may be sent to it."""
     try:
-        if not _is_visible(url):
-            start, host, rest = re.findall(r"^(.*?://|)([^/?#]*)(.*)", url)[0]
-            plain = host if host.isascii() else host.encode("idna").decode()
-            if any(plain.count(mark) != host.count(mark) for mark in "/?#@:"):
-                raise ValueError("its host has characters that turn into others")
-            url = start + plain + urllib.parse.quote(rest, _SAFE)
-        scheme, host, _ = _origin(url)
+        encoded = _encode_url(_text(url or "", "it"))
+        origin = _origin(encoded)
+    except TypeError as error:
+        raise TypeError(f"{name} is no usable URL: {error}{hint}") from None
     except ValueError as error:
-        why = "it has characters that no URL can have" if isinstance(error, UnicodeError) else error
-        raise ValueError(f"{name} is no usable URL: {why}{hint}") from None
-    if scheme == "http" and not allow_http and not _is_loopback(host):
-        raise ValueError(f"{name} must begin with https:// (http:// is for loopback, or with allow_http=True)")
-    return url
+        raise ValueError(f"{name} is no usable URL: {error}{hint}") from None
+    if origin.scheme == "http" and not allow_http and not _is_loopback(origin.host):
+        raise ValueError(
+            f"{name} must start with https:// (http:// is for loopback, or with allow_http=True)"
+        )
+    return encoded
+
+
+def _encode_url(url: str) -> str:
+    """Percent-encode what no URI may contain, and leave what is encoded already as it is."""
+    match = re.fullmatch(r"(\w+://)([^/?#\0-\x1f\x7f]*)([^\0-\x1f\x7f]*)", url)
+    if match is None:
+        raise ValueError("it must be like https://host/path, without control characters")
+    scheme, host, path = match.groups()
+    if not host.isascii():
+        host = _encode_host(host)
+    path = re.sub("%(?![0-9A-Fa-f]{2})", "%25", path)
+    return scheme + host + urllib.parse.quote(path, _URI_CHARACTERS)
+
+
+def _encode_host(host: str) -> str:
+    """Encode a host name by IDNA 2003, unless IDNA 2008 would take it for another one."""
+    name, colon, port = host.partition(":")
+    encoded = name.encode("idna")
+    letters = re.sub("[.-]", "", encoded.decode("idna"))
+    # The first five name other domains in IDNA 2008. It has no symbols at all, and some letters
+    # are turned into "/" and the like.
+    if re.search("[\u00df\u1e9e\u03c2\u200c\u200d]", name) or not f"a{letters}".isidentifier():
+        raise ValueError("standards differ about its host: write that in its ASCII form, xn--...")
+    return encoded.decode() + colon + port
+
+
+def _text(value: Any, name: str = "text") -> str:
+    """Return text as a plain str. (str() of an Enum member is its name.)"""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, str):
+        return str.__str__(value)
+    raise TypeError(f"{name} must be str or bytes, not {type(value).__name__}")
 
 
 @functools.lru_cache(maxsize=256)
-def _word(name: Any) -> str:
-    """A method or the name of a header in lower case, or "" if it is none (RFC 9110 section 5.6.2)."""
-    found = isinstance(name, str) and re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII)
-    return name.lower() if found else ""
+def _check_word(method: Any) -> str:
+    text = _text(method, "method").upper()
+    if not _TOKEN_FORM.fullmatch(text):
+        raise ValueError("method must be a single word, such as GET")
+    return text
 
 
-def _check_head(method: str, headers: Iterable[tuple[str, Any]]) -> None:
-    """ValueError for what would change a request beside its own place (RFC 9110 section 5.5, RFC 9112 section 3)."""
-    if not _word(method):
-        raise (ValueError if isinstance(method, str) else TypeError)("method must be one word, such as GET")
-    for name, value in headers:
-        if not _word(name):
-            kind = ValueError if isinstance(name, str) else TypeError
-            raise kind(f"headers: {_clean(ascii(name))} is no name of a header")
-        text = str(value)
-        if not (text.isascii() and text.isprintable()) and re.search("[\r\n\0\u0100-\U0010ffff]", text):
-            raise ValueError(f"headers: the value of {name} has line ends, NUL or characters beyond Latin-1: encode it")
+@functools.lru_cache(maxsize=256)
+def _header_name(name: str | bytes) -> str:
+    """Return the name of a header as it is usually written."""
+    text = _text(name)
+    if not _TOKEN_FORM.fullmatch(text):
+        raise ValueError(f"headers: {ascii(text)[:80]} is not a header name")
+    return text.title()
+
+
+def _check_headers(headers: Any) -> dict[str, str]:
+    """Return headers as text; ValueError for one that would change the request around it."""
+    checked = {}
+    for name, value in _mapping("headers", headers).items():
+        name = _header_name(name)
+        if isinstance(value, bytes):
+            value = value.decode("iso-8859-1")
+        text = _text(value, f"headers: {name}")
+        if not _VALUE_FORM.fullmatch(text):
+            raise ValueError(f"headers: {name} has line ends, NUL or characters beyond Latin-1")
+        checked[name] = text
+    return checked
+
+
+def _mapping(name: str, value: Any) -> dict[Any, Any]:
+    if value is not None and not hasattr(value, "items"):
+        raise TypeError(f"{name} must be a dict of names and values, not {type(value).__name__}")
+    return dict(value or {})
+
+
+def _form_fields(name: str, pairs: Any) -> list[tuple[Any, Any]]:
+    """Return pairs of texts for a query or a form: a list is repeated, None is left out."""
+    items = pairs.items() if hasattr(pairs, "items") else pairs
+    fields = []
+    try:
+        for key, value in items:
+            values = value if isinstance(value, (list, tuple)) else [value]
+            fields += [(_form_text(key), _form_text(one)) for one in values if one is not None]
+    except (TypeError, ValueError):
+        what = "a dict or pairs, of names and str, bytes, numbers or lists of them"
+        raise TypeError(f"{name} must be {what}") from None
+    return fields
+
+
+def _form_text(value: Any) -> Any:
+    """Return text or a number as text; urlencode() takes bytes as they are."""
+    if isinstance(value, bytes):
+        return value
+    if hasattr(value, "__float__"):
+        return str(value)
+    return _text(value)  # a TypeError for anything else
+
+
+def _decode(body: bytes, content_type: str) -> str:
+    """Return a body as text in the charset of its Content-Type, and replace what is not in it."""
+    # Not these codecs: they raise errors, take hours, or read escape sequences.
+    form = r'charset="?(?![\w.:-]*(?:idna|punycode|undefined|escape))([\w.:-]{1,40})'
+    found = re.search(form, content_type[:500], re.ASCII | re.IGNORECASE)
+    charset = found[1] if found else json.detect_encoding(body)
+    try:
+        text = body.decode(charset, "replace")
+    except (LookupError, ValueError):
+        text = body.decode("utf-8", "replace")
+    return text.lstrip("\ufeff")
 
 
 # ---- Connections: kept-alive HTTP/1.1 (RFC 9112), as handlers for an OpenerDirector --------------
 
-_LONGEST_LIFE = 100 * 366 * 86400.0  # seconds; more is nonsense
-_ANSWER_LIMIT = 1 << 20  # bytes of a token response, or of an API's refusal
+# What urllib takes for "none given"
+_DEFAULT_TIMEOUT: Any = socket._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]
 _USER_AGENT = f"oauth_session/{__version__}"
-_IDLE_LIMIT = 60.0  # seconds a connection waits for its next use; servers close after 60 to 75
-_IDLE_MOST = 64  # idle connections
+_LONGEST_LIFE = 100 * 366 * 86400.0  # seconds; more is nonsense
+_IDLE_SECONDS = 60.0  # that a connection is kept for its next use; servers close after 60 to 75
+_IDLE_MOST = 64  # idle connections of a session
+_ANSWER_LIMIT = 1 << 20  # bytes of a token response, or of an API's refusal
 _BODY_LIMIT = 64 << 20  # bytes that a verb reads into memory, as sent and as decoded
-_LINE_LIMIT = 64 << 10  # bytes of a header line
-_HEAD_LIMIT = 256 << 10  # bytes of all header lines
-_HEAD_LINES = 100
-_INTERIM_MOST = 20  # 1xx answers before the real one
-_EARLY_ANSWER = 0.1  # seconds for one to be read if nothing more could be sent: it is there already, or never comes
-_FRAMING = frozenset(("content-length", "transfer-encoding", "connection", "content-encoding"))
-_PIECE = 64 << 10  # bytes that are read at a time; of a body, that leave together with the head
-_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))  # RFC 9110 section 9.2.2
+_PIECE = 32 << 10  # bytes of a body that are sent or read at a time
+_HEAD_LIMIT = 256 << 10  # bytes of a head, of trailers, or of the line before a chunk
+_HEADS_MOST = 21  # heads of one answer: all but the last are interim ones, 1xx
+_EARLY_ANSWER = 1.0  # seconds to wait for each part of it: it is there, or never comes
+# RFC 9110 section 9.2.2
+_IDEMPOTENT = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE")
+_REPEATABLE = (bytes, type(None))  # bodies that can be sent again as they are
+_STATUS_LINE = re.compile(rb"HTTP/1\.(\d) ([2-9]\d\d)(?: [^\r\n]*)?\r?\n")
+_INTERIM = re.compile(rb"HTTP/1\.\d 1(?!01)\d\d[ \r\n]")  # 101 would be another protocol
+_FOLD = re.compile("\n[ \t]+")  # of a folded line, RFC 9112 section 5.2
+_FIELD = re.compile(rf"^({_TOKEN_FORM.pattern}):([^\r\n\0]*)$", re.MULTILINE)
+_LENGTH = re.compile(r"([0-9]{1,18})(?:[ \t]*,[ \t]*\1)*")  # a number, which may be repeated
+_CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,16})[ \t]*(?:;[^\r\n\0]*)?\r\n")
+
+_PRIVATE_CA = (
+    "for a private CA, add its certificate to the public ones: "
+    "context = ssl.create_default_context(), "
+    "context.load_verify_locations('ca.pem'), and give context=context"
+)
+_OTHER_HOST = "the host in the URL must be one that the certificate names"
+_CERTIFICATE_ADVICE = {  # by OpenSSL's verification code
+    9: "is the clock of this machine right?",
+    10: "its owner must renew it, if the clock of this machine is right",
+    18: _PRIVATE_CA,
+    19: _PRIVATE_CA,
+    20: _PRIVATE_CA,
+    21: _PRIVATE_CA,
+    62: _OTHER_HOST,
+    64: _OTHER_HOST,
+}
+
+# What a connection is for. proxy: an _Origin or None. proxy_authorization: for its tunnel, or None.
+_Route = namedtuple("_Route", "origin proxy proxy_authorization")
+# A request as it is sent. length: of the body in bytes; None: it is sent in chunks.
+_Message = namedtuple("_Message", "method target headers body length route timeout deadline")
+
+
+_LONG_AGO = (0.0, -1e9)  # a Moment
 
 
 def _now() -> Moment:
@@ -432,23 +554,19 @@ def _now() -> Moment:
 
 
 def _since(moment: Moment) -> float:
-    """Seconds since then, by the clock that says more: one can be set back, the other stands still while suspended."""
+    """Return the seconds since a moment, by the clock that says more.
+
+    One clock can be set back, and the other stops while the machine sleeps.
+    """
     return max(time.time() - moment[0], time.monotonic() - moment[1])
 
 
-def _exchanges(request: Any) -> dict[OAuthHandler, _Exchange]:
-    """By handler, since an opener may have one for each of several APIs."""
-    found: dict[OAuthHandler, _Exchange] | None = getattr(request, "_oauth_exchanges", None)
-    if found is None:  # not vars(request).setdefault(), which is a tenth of what authorising a call costs
-        found = request._oauth_exchanges = {}
-    return found
-
-
-def _sent_with(request: Any) -> set[str]:
-    """What a server may echo, and nobody should see: our tokens, and what else authorised this request."""
-    headers = [str(fields.get("Authorization", "")) for fields in (request.unredirected_hdrs, request.headers)]
-    tokens = [exchange.tokens for exchange in _exchanges(request).values()]
-    return {header.rpartition(" ")[2] for header in headers}.union(*tokens) - {""}
+def _check_timeout(timeout: Any) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, (int, float)) and 0 < timeout <= _LONGEST_LIFE:
+        return timeout
+    raise ValueError("timeout must be a positive number of seconds; None waits without limit")
 
 
 def _timeout_of(request: Any) -> float | None:
@@ -456,1234 +574,1394 @@ def _timeout_of(request: Any) -> float | None:
     return socket.getdefaulttimeout() if timeout is _DEFAULT_TIMEOUT else timeout
 
 
-def _own(handler: Any) -> Any:
-    """A user's handler for one of our openers: it can belong to one only, and the session has several."""
-    import copy
+class _TransportError(urllib.error.URLError):
+    """A failure on the way. Its text says where, which that of URLError does not."""
 
-    if type(handler) is urllib.request.ProxyHandler:  # Trap: its methods are bound to the original, also in a copy
-        return urllib.request.ProxyHandler(handler.proxies)  # type: ignore[attr-defined]
-    return handler() if isinstance(handler, type) else copy.copy(handler)
+    what = "gave no answer"
 
-
-def _check_timeout(timeout: Any) -> float | None:
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
-        raise TypeError(f"timeout must be a number of seconds, or None, not {type(timeout).__name__}")
-    if timeout is not None and not 0 < timeout <= _LONGEST_LIFE:
-        raise ValueError("timeout must be a positive number of seconds; None waits without limit")
-    return timeout
-
-
-class _NoAnswer(urllib.error.URLError):
-    """A failure of the transport. Its text says where, which that of URLError does not."""
-
-    place, what = "the server", "gave no answer"
+    def __init__(self, reason: Any, place: str = "the server") -> None:
+        super().__init__(reason)
+        self.args = reason, place  # for pickle
+        self.place = place
 
     def __str__(self) -> str:
-        return f"{self.place} {self.what}: {self.reason}"
+        if not isinstance(self.reason, ssl.CertificateError):
+            return f"{self.place} {self.what}: {self.reason}"
+        # A context that verifies by itself raises one without OpenSSL's attributes.
+        why = getattr(self.reason, "verify_message", self.reason)
+        advice = _CERTIFICATE_ADVICE.get(getattr(self.reason, "verify_code", 0), "ask its owner")
+        return f"the certificate of {self.place} was refused: {why}; {advice}"
 
 
-class _Nonsense(_NoAnswer):
-    """What came is not HTTP/1.1, or beyond the bounds."""
+class _SendError(_TransportError):
+    """The request could not be sent to its end. The server may have answered all the same."""
+
+    what = "took no more of the request"
+
+
+class _ProxyError(_TransportError):
+    """The proxy does not do what it is needed for."""
+
+    what = "cannot be used"
+
+
+class _ProtocolError(_TransportError):
+    """The answer is not HTTP/1.1, or exceeds a limit."""
 
     what = "gave no usable answer"
 
 
-class _Connection:
-    """A socket, and what was read from it before it was asked for."""
+class _Stream(io.RawIOBase):
+    """A connected socket that bounds the time of each step; the socket of an HTTPConnection."""
 
-    timeout: float | None = None  # seconds for each step
-    heard = False  # whether a byte of the answer came
-    since: Moment  # when it became idle
-    poll: Any = None
+    idle_since: Moment
+    pool: _Pool | None = None  # where it goes after the answer; None before it can be used for one
 
-    def __init__(self, sock: socket.socket, deadline: float | None) -> None:
+    def __init__(self, sock: socket.socket, route: _Route, place: str) -> None:
         self.sock = sock
-        self.deadline = deadline  # monotonic time at which all steps together must have ended
-        self.ahead = bytearray()
+        self.route = route
+        self.place = place
+        self.process = os.getpid()
 
-    def is_alive(self) -> bool:
-        """Whether it may be used again: not idle for long, and the server has neither closed it nor sent anything."""
-        try:
-            if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
-                return False  # a record held more than the answer: poll() does not see what OpenSSL has taken out
-            if self.poll is None and hasattr(select, "poll"):  # Windows has none
-                self.poll = select.poll()
-                self.poll.register(self.sock, select.POLLIN)
-            if self.poll is None or self.poll.poll(0):
-                self.sock.settimeout(0)
-                self.sock.recv(1)
-                return False
-        except (BlockingIOError, ssl.SSLWantReadError):  # with TLS 1.3, only session tickets were waiting
-            pass
-        except (OSError, ValueError):
-            return False
-        return _since(self.since) < _IDLE_LIMIT
+    def begin_exchange(self, timeout: float | None, deadline: float | None) -> None:
+        """Prepare for a request and its answer.
 
-    def pace(self, deadline: float | None) -> None:
-        """Give the next step the time that is left: a server that drips must not stretch it."""
-        left = self.timeout if deadline is None else deadline - time.monotonic()
-        if left != self.sock.gettimeout():
-            if left is not None and left <= 0:
+        timeout: seconds for each step, or None.
+        deadline: the monotonic time when everything must have ended, or None.
+        """
+        self.timeout = timeout
+        self.deadline = self.step_end = deadline
+        self.keep = True  # whether it may be used again
+        self.received = False  # whether a byte of the answer has come
+        self.ends_answer = False  # whether the answer ends where the connection does
+        self.complete = False  # whether the answer was read to its end
+
+    def begin_step(self) -> None:
+        """Bound all that follows up to end_step as one step, however slowly it drips."""
+        if self.timeout is not None:
+            self.step_end = time.monotonic() + self.timeout
+
+    def end_step(self) -> None:
+        """Let each receive be a step of its own again."""
+        self.step_end = self.deadline
+
+    def limit_time(self) -> None:
+        """Give the next call of the socket the time that is left."""
+        left = self.timeout
+        if self.step_end is not None:
+            left = self.step_end - time.monotonic()
+            if left <= 0:
                 raise socket.timeout("timed out")
-            self.sock.settimeout(left)
+        self.sock.settimeout(left)
 
-    def ask(self, request: Any, head: bytes, length: int | None, home: tuple[_Pool, Key]) -> _Answer:
-        """Send a request, and read its answer up to the body, at whose end the connection goes home."""
-        self.timeout, self.deadline, self.heard = _timeout_of(request), getattr(request, "deadline", None), False
-        try:
-            broken, by = self.write(head, request.data, length), self.deadline
-            if isinstance(broken, socket.timeout):
-                self.deadline = time.monotonic() + _EARLY_ANSWER
-            try:
-                answer = self.read_head()
-            except OSError as error:  # an alert of TLS says why the server broke off
-                raise (error if isinstance(error, ssl.SSLError) else broken or error) from None
-            self.deadline = by
-            return _Answer(request, answer, _Body(self, request.get_method(), answer, None if broken else home))
-        except BaseException:
-            self.sock.close()
-            raise
-
-    def write(self, head: bytes, data: Any, length: int | None) -> OSError | None:
-        """Send a request; return what broke it off, since the server may have answered early."""
-        small = data is None or (isinstance(data, bytes) and length is not None and len(data) <= _PIECE)
-        for piece in (head + (data or b""),) if small else itertools.chain((head,), _pieces(data, length)):
-            self.pace(self.deadline)
-            try:
-                self.sock.sendall(piece)
-            except OSError as error:
-                return error
-        return None
-
-    def tunnel(self, authority: str, credentials: str | None) -> None:
-        """Have the proxy connect this to the server (RFC 9110 section 9.3.6)."""
-        headers = {"Host": authority, **({"Proxy-Authorization": credentials} if credentials else {})}
-        self.write(_head("CONNECT", authority, headers), None, 0)
-        _, status, reason, *_ = self.read_head()
-        if not 200 <= status < 300 or self.ahead:
-            reason = _clean(reason, (credentials or "").split(" ")[1:])
-            raise OSError(f"the proxy refused the tunnel: {status} {reason}")
-
-    def secure(self, context: ssl.SSLContext, host: str) -> None:
-        # Ragged ends: a body without a length that somebody cut off must not pass for a whole one (RFC 9112, 9.8).
-        options: Any = {"do_handshake_on_connect": False, "suppress_ragged_eofs": False}
-        # Bytes, since a str is taken through encodings.idna, whose import takes a millisecond.
-        self.sock = context.wrap_socket(self.sock, server_hostname=host.encode(), **options)
-        self.pace(self.deadline)
-        self.sock.do_handshake()
-
-    def receive(self, size: int, deadline: float | None) -> bytes:
-        """What the socket has, as soon as there is anything; b"" at the end."""
-        self.pace(deadline)
-        data = self.sock.recv(size)
-        self.heard = self.heard or data != b""
-        return data
-
-    def some(self, size: int) -> bytes:
-        if not self.ahead:
-            return self.receive(min(size, _PIECE), self.deadline)
-        data = bytes(self.ahead[:size])
-        del self.ahead[:size]
-        return data
-
-    def until(self, mark: bytes, limit: int) -> bytes:
-        """What comes up to the mark, with it; within one time-out, however slowly it drips."""
-        seen, deadline = 0, self.deadline
-        while True:
-            found = re.compile(mark).search(self.ahead, seen)
-            size = found.end() if found else len(self.ahead)
-            if size > limit:
-                raise _Nonsense(f"more than {limit} bytes of header, or of one of its lines")
-            if found:
-                return self.some(size)
-            if self.ahead and self.timeout and deadline is None:
-                deadline = time.monotonic() + self.timeout
-            seen = max(0, size - 2)
-            data = self.receive(_PIECE, deadline)
-            if not data:
-                raise http.client.RemoteDisconnected("the connection was closed before the answer was complete")
-            self.ahead += data
-
-    def section(self) -> tuple[str, list[tuple[str, str]], dict[str, str]]:
-        """A line, the header fields below it (RFC 9112 section 5), and by name what the transport itself looks at."""
-        text = self.until(rb"\n\r?\n", _HEAD_LIMIT).decode("iso-8859-1").replace("\r\n", "\n")
-        if "\r" in text or "\0" in text:
-            raise _Nonsense("a header line has a bare CR, or NUL")
-        start, _, text = text[:-1].partition("\n")
-        if "\n " in text or "\n\t" in text:  # RFC 9112 section 5.2: folded lines
-            text = re.sub(r"\n[ \t]+", " ", text)
-        lines = text.split("\n")
-        longest = 0 if len(text) < _LINE_LIMIT else max(map(len, lines))
-        if len(lines) > _HEAD_LINES + 1 or max(longest, len(start)) > _LINE_LIMIT:
-            raise _Nonsense(f"more than {_HEAD_LINES} header lines, or one of more than {_LINE_LIMIT} bytes")
-        fields = []
-        framing: dict[str, str] = {}
-        for line in lines[:-1]:
-            name, colon, value = line.partition(":")
-            word, value = _word(name), value.strip(" \t")
-            if not colon or not word:
-                raise _Nonsense("a header line that is none")
-            fields.append((name, value))
-            if word in _FRAMING:
-                framing[word] = f"{framing[word]},{value}" if word in framing else value
-        return start, fields, framing
-
-    def read_head(self) -> Head:
-        """Read the head of an answer, after any 1xx (RFC 9110 section 15.2, RFC 9112 section 4)."""
-        for _ in range(_INTERIM_MOST):
-            start, fields, framing = self.section()
-            minor, status = _status(start[:13])
-            if status == 101:
-                raise _Nonsense("the answer does not begin as HTTP/1.1 does")  # unquoted: it may echo a secret
-            if status >= 200:
-                return minor, status, start[13:], fields, framing
-        raise _Nonsense(f"more than {_INTERIM_MOST} interim answers")
-
-    def next_chunk(self) -> int:
-        """Read up to the data of a chunk (RFC 9112 section 7.1), and return its size; 0 behind all trailers."""
-        line = self.until(rb"\n", _LINE_LIMIT)
-        match = re.fullmatch(rb"([0-9a-fA-F]{1,16})[ \t]*(;.*)?\r\n", line)
-        if match is None:
-            raise _Nonsense("a chunk without a valid size")
-        if int(match[1], 16) == 0:
-            self.ahead[:0] = line  # the last one and the trailers look like a head
-            self.section()
-        return int(match[1], 16)
-
-
-@functools.lru_cache(maxsize=64)
-def _status(start: str) -> tuple[int, int]:
-    """Minor version and status of a status line (RFC 9112 section 4); (0, 101), which is refused, if it is none."""
-    match = re.fullmatch(r"HTTP/1\.(\d) ([1-9]\d\d) ?", start, re.ASCII)
-    return (int(match[1]), int(match[2])) if match else (0, 101)
-
-
-class _Body:
-    """The body of one answer (RFC 9112 section 6), and no byte of what follows it."""
-
-    def __init__(self, connection: _Connection, method: str, head: Head, home: tuple[_Pool, Key] | None) -> None:
-        minor, status, _, _, framing = head  # RFC 9112 section 6.3, without any guess
-        length, coding = framing.get("content-length"), framing.get("transfer-encoding")
-        if coding is not None and coding.lower() != "chunked":
-            raise _Nonsense("a Transfer-Encoding other than chunked")
-        if length is not None and not (length.isascii() and length.isdigit() and len(length) < 19):
-            same = re.fullmatch(r"(\d{1,18})([ \t]*,[ \t]*\1)*", length, re.ASCII)  # RFC 9110 section 8.6
-            if same is None:
-                raise _Nonsense("a Content-Length that is no length, or several that differ")
-            length = same[1]
-        none = method == "HEAD" or status in (204, 304)
-        self._chunked = coding is not None and not none
-        # How much is left, of it or of this chunk; None: up to the end of the connection.
-        self._left = 0 if none or self._chunked else None if length is None else int(length)
-        clear = minor == 1 and "close" not in framing.get("connection", "").lower() and None in (length, coding)
-        self._home = home if clear and self._left is not None else None  # where the connection goes at the end
-        self.connection: _Connection | None = connection  # None at the end
-        if self._left == 0 and not self._chunked:
-            self._end(connection)
-
-    def take(self, size: int = _PIECE) -> bytes:
-        """Up to `size` bytes, as soon as there are any; b"" at the end."""
-        connection, data = self.connection, b""
-        if connection is None:
-            return data
-        try:
-            if self._left == 0:
-                self._left = connection.next_chunk()
-            if self._left != 0:
-                data = connection.some(size if self._left is None else min(size, self._left))
-            if self._left:
-                if not data:
-                    raise http.client.RemoteDisconnected("the connection was closed in the middle of the body")
-                self._left -= len(data)
-                if self._chunked and self._left == 0 and connection.until(rb"\n", _LINE_LIMIT) != b"\r\n":
-                    raise _Nonsense("a chunk that does not end where it should")
-            if not data or (self._left == 0 and not self._chunked):
-                self._end(connection)
-            return data
-        except OSError as error:
-            self.close()
-            if isinstance(error, urllib.error.URLError):
-                raise
-            raise urllib.error.URLError(error) from error
-
-    def _end(self, connection: _Connection) -> None:
-        if self._home is not None and not connection.ahead:  # else more came than the answer
-            self.connection = None
-            self._home[0].give(self._home[1], connection)
-        self.close()
-
-    def close(self) -> None:
-        if self.connection is not None:
-            self.connection.sock.close()
-            self.connection = None
-
-
-class _Reader(io.RawIOBase):
-    """A _Body, as what io.BufferedReader reads from."""
-
-    def __init__(self, body: _Body) -> None:
-        self._body = body
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """Return what an HTTPResponse reads from."""
+        return io.BufferedReader(self)
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        data = self._body.take(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+    def readinto(self, buffer: Any) -> int | None:
+        if self.complete:
+            return None  # what is in the reader's buffer is all that is asked for
+        try:
+            self.limit_time()
+            count = self.sock.recv_into(buffer)
+            if count == 0 and not self.ends_answer:
+                raise http.client.RemoteDisconnected(
+                    "the connection was closed before the answer was complete"
+                )
+        except OSError as error:
+            self.keep = False
+            raise _TransportError(error, self.place) from error
+        self.received = True
+        return count
 
+    def sendall(self, data: bytes) -> None:
+        """Send bytes; a large body is as many steps as it has pieces."""
+        view = memoryview(data)
+        try:
+            for start in range(0, len(view), _PIECE):
+                self.limit_time()
+                self.sock.sendall(view[start : start + _PIECE])
+        except OSError as error:
+            raise _SendError(error, self.place) from error
 
-class _BufferLater:
-    """The `fp` of an _Answer, made when it is asked for: verbs do without, and it takes 8 KiB."""
-
-    def __get__(self, answer: Any, kind: Any) -> Any:
-        answer.fp = io.BufferedReader(_Reader(answer.body))
-        return answer.fp
-
-
-class _Answer(http.client.HTTPResponse):
-    """An HTTPResponse that reads from _Body, so that none of its own framing is used."""
-
-    fp: Any = _BufferLater()
-    chunked, length, will_close = False, None, True
-
-    def __init__(self, request: Any, head: Head, body: _Body) -> None:  # not super(): it wants a socket
-        minor, self.status, self.reason, fields, framing = head
-        self._method, self.url, self.body = request.get_method(), request.full_url, body
-        if self.reason != http.client.responses.get(self.status):
-            self.reason = _clean(self.reason, _sent_with(request))
-        self.coding = framing.get("content-encoding", "").lower()
-        self.version, self.code, self.msg = 10 + minor, self.status, self.reason  # type: ignore[assignment]
-        self.headers = http.client.HTTPMessage()
-        for name, value in fields:
-            self.headers.set_raw(name, value)
+    def start_tls(self, context: ssl.SSLContext, host: str) -> None:
+        """Go on encrypted, once the server has proved to be the host."""
+        try:
+            self.limit_time()
+            # A body that somebody cut off must not pass for a whole one (RFC 9112 section 9.8).
+            name = host.strip("[].")
+            self.sock = context.wrap_socket(
+                self.sock, server_hostname=name, suppress_ragged_eofs=False
+            )
+        except OSError as error:
+            raise _TransportError(error, self.place) from error
 
     def close(self) -> None:
-        self.body.close()
-        self.fp = None
-        io.IOBase.close(self)
+        self.sock.close()
+        super().close()
 
-    def __reduce__(self) -> NoReturn:  # of an error's fp: it holds headers and connection
-        raise TypeError("an answer that is read from a connection cannot be pickled")
-
-
-def _close_idle(idles: Iterable[deque[_Connection]], after: float | None = None) -> None:
-    """Close idle connections, or those that have been idle for longer than `after` seconds."""
-    for idle in list(idles):
+    def is_reusable(self) -> bool:
+        """Return whether it is open, belongs to this process, and has nothing unread."""
+        if self.process != os.getpid() or _since(self.idle_since) >= _IDLE_SECONDS:
+            return False
         try:
-            while after is None or _since(idle[0].since) > after:
-                idle.popleft().sock.close()
-        except IndexError:  # no more
+            self.sock.settimeout(0)
+            if isinstance(self.sock, ssl.SSLSocket):
+                if self.sock.pending():
+                    return False
+                # Below TLS this is cheaper, and nearly always finds nothing.
+                socket.SocketType.recv(self.sock, 1, socket.MSG_PEEK)
+            # Session tickets of TLS 1.3 are no reason to drop it: they are no data for recv().
+            self.sock.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
             pass
+        return False
+
+
+class _HTTPResponse(http.client.HTTPResponse):
+    """An HTTPResponse whose framing is read without any guess, and whose connection can be kept.
+
+    Two private methods of http.client are overridden: _get_chunk_left, which takes any two bytes
+    for the end of a chunk; and _close_conn, which closes the connection at the end of a body.
+    """
+
+    fp: Any
+    headers: Any
+    msg: Any
+    _method: str
+
+    def begin(self) -> None:
+        """Read the head of the answer, and skip interim ones (RFC 9110 section 15.2).
+
+        The method of http.client spends most of the time of a call in email.parser.
+        """
+        stream = self.fp.raw
+        stream.begin_step()
+        for _ in range(_HEADS_MOST):
+            line = self.fp.readline(_HEAD_LIMIT)
+            fields = self._read_fields()
+            if not _INTERIM.match(line):
+                break
+        match = _STATUS_LINE.fullmatch(line)
+        if match is None:
+            raise _ProtocolError("it does not begin as HTTP/1.1 does", stream.place)
+        stream.end_step()
+        self.version = 10 if match[1] == b"0" else 11
+        self.code = self.status = int(match[2])
+        # Not the server's own reason, which may echo a secret.
+        self.reason = http.client.responses.get(self.status, "")
+        self.headers = http.client.HTTPMessage()
+        joined: dict[str, str] = {}
+        for name, value in fields:
+            value = value.strip(" \t")
+            self.headers.set_raw(name, value)
+            name = name.lower()
+            joined[name] = f"{joined[name]},{value}" if name in joined else value
+        self._find_end(stream, joined)
+
+    def _read_fields(self) -> list[tuple[str, str]]:
+        """Read the fields of a head or of trailers, up to an empty line (RFC 9112 section 5)."""
+        place = self.fp.raw.place
+        section = line = self.fp.readline(_HEAD_LIMIT)
+        while line not in (b"\r\n", b"\n"):
+            line = self.fp.readline(_HEAD_LIMIT)
+            section += line
+            if len(section) > _HEAD_LIMIT:
+                raise _ProtocolError(f"more than {_HEAD_LIMIT} bytes of headers", place)
+        text = section.decode("iso-8859-1").replace("\r\n", "\n")
+        text = _FOLD.sub(" ", text)
+        fields = _FIELD.findall(text)
+        if len(fields) != text.count("\n") - 1:
+            raise _ProtocolError("a header line that is none", place)
+        return fields
+
+    def _find_end(self, stream: _Stream, headers: dict[str, str]) -> None:
+        """Decide where the body ends (RFC 9112 section 6.3).
+
+        1. An answer to HEAD, with status 204 or 304, or that opens a tunnel, has no body.
+        2. Transfer-Encoding must be chunked, and takes precedence over Content-Length.
+        3. Content-Length must be a number.
+        4. Without either, the body ends where the connection does.
+
+        The connection is not used again in case 4, if either side closes it, or if another reader
+        may see the end elsewhere: with both headers, in HTTP/1.0, and with a length at 204.
+        """
+        self.will_close = False  # or HTTPConnection would close the stream before the body is read
+        self.chunk_left = self.length = None
+        coding = headers.get("transfer-encoding", "identity").lower()
+        if coding not in ("identity", "chunked"):
+            raise _ProtocolError("a Transfer-Encoding other than chunked", stream.place)
+        if "content-length" in headers:
+            number = _LENGTH.fullmatch(headers["content-length"])
+            if number is None:
+                raise _ProtocolError("a Content-Length that is not one number", stream.place)
+            self.length = int(number[1])
+            if "transfer-encoding" in headers or (self.length and self.status == 204):
+                stream.keep = False
+        if self.version == 10 or "close" in headers.get("connection", "").lower():
+            stream.keep = False
+        self.chunked = coding == "chunked"
+        is_tunnel = self._method == "CONNECT" and self.status < 300
+        if is_tunnel:
+            stream.keep = True  # whatever an HTTP/1.0 proxy says
+        if is_tunnel or self._method == "HEAD" or self.status in (204, 304):
+            self.length = 0
+            self.chunked = False
+        elif self.chunked:
+            self.length = None
+        elif self.length is None:
+            stream.ends_answer = True
+            stream.keep = False
+        if self.length == 0:
+            self._close_conn()
+
+    def _get_chunk_left(self) -> int | None:
+        """Return what is left of the chunk, or the size of the next one; None after the last.
+
+        (RFC 9112 section 7.1)
+        """
+        if self.chunk_left:
+            return self.chunk_left
+        stream = self.fp.raw
+        stream.begin_step()
+        if self.chunk_left == 0 and self.fp.readline(3) != b"\r\n":
+            raise _ProtocolError("a chunk that does not end where it should", stream.place)
+        match = _CHUNK_SIZE.fullmatch(self.fp.readline(_HEAD_LIMIT))
+        if match is None:
+            raise _ProtocolError("a chunk without a valid size", stream.place)
+        self.chunk_left = int(match[1], 16) or None
+        if self.chunk_left is None:
+            self._read_fields()
+            self.length = 0
+            self._close_conn()  # another thread may use the stream from here on
+        else:
+            stream.end_step()
+        return self.chunk_left
+
+    def _close_conn(self) -> None:
+        """Let go of the connection; keep it if the answer ends here and nothing follows it."""
+        reader, self.fp = self.fp, None
+        stream = reader.raw
+        stream.complete = True
+        if self.length != 0 or not stream.keep or reader.peek():
+            reader.close()
+            return
+        reader.detach()
+        if stream.pool is not None:
+            stream.pool.give(stream)
+
+    def read(self, amt: int | None = None) -> bytes:
+        """Read in pieces, since http.client allocates as much as a server announces."""
+        if amt is not None and amt >= 0:
+            return super().read(amt)
+        return b"".join(iter(functools.partial(super().read, _PIECE), b""))
+
+
+class _HTTPConnection(http.client.HTTPConnection):
+    """An HTTPConnection for one exchange, on a stream that may serve many.
+
+    Requests and answers go through the methods that tracers replace in its class.
+    """
+
+    response_class = _HTTPResponse
+    sock: Any
+
+    def __init__(self, route: _Route, stream: _Stream) -> None:
+        super().__init__(route.origin.host, route.origin.port)
+        if route.origin.scheme == "https":
+            self.default_port = 443  # by which tracers tell what is https
+        self.sock = stream
+
+
+def _close_idle(streams: deque[_Stream], seconds: float = 0.0) -> None:
+    """Close the connections that have been idle for so long."""
+    try:
+        while _since(streams[0].idle_since) >= seconds:
+            streams.popleft().close()
+    except IndexError:  # no more
+        pass
 
 
 class _Pool:
-    """Idle connections, and the one SSLContext. The connections need no lock: what dict and deque do is atomic.
+    """The connections that wait for their next use, and the one SSLContext. Threads may share it.
 
-    A connection comes here when an answer was read to its end and was clearly framed. It is closed on any error, after
-    60 s, in a forked child, and where 64 others are idle.
+    It has no lock: the methods of a deque are atomic, and finalizers and signal handlers may call.
     """
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
-        if context is not None and not isinstance(context, ssl.SSLContext):
+        if not isinstance(context, (ssl.SSLContext, type(None))):
             raise TypeError(f"context must be an ssl.SSLContext, not {type(context).__name__}")
-        self._context = context
-        self._lean = False  # whether the context knows the hashed directory only
-        self._making: dict[int, threading.Lock] = {}  # by process, since a fork copies a lock; guards the two above
-        self._coming: dict[Key, threading.Event] = {}  # connections that are being opened ahead
-        self._idle: dict[Key, deque[_Connection]] = {}
-        # Before the collector warns of open sockets, and at exit, after which nothing is kept any more.
-        self._end = weakref.finalize(self, _close_idle, self._idle.values())
+        # The context, or None before its first use; whether it has only the hashed directory.
+        self._tls: tuple[Any, bool] = (context, False)
+        self._idle: deque[_Stream] = deque(maxlen=_IDLE_MOST)  # the one used last is on the right
+        # Before the garbage collector warns of open sockets, and at exit.
+        weakref.finalize(self, _close_idle, self._idle)
 
     def close(self) -> None:
-        _close_idle(self._idle.values())
+        _close_idle(self._idle)
 
-    def context(self, whole: bool = False) -> tuple[ssl.SSLContext, bool]:
-        """The SSLContext, and whether it knows the hashed directory only; if `whole`, it learns the rest.
-
-        Made at first use, since the CA bundle takes 20 ms; of the directory OpenSSL reads the one file that it needs.
-        """
-        with self._making.setdefault(os.getpid(), threading.Lock()):
-            if self._context is None:
-                path = None if "SSL_CERT_FILE" in os.environ else ssl.get_default_verify_paths().capath
-                hashed = re.compile(r"[0-9a-f]{8}\.[0-9]+")
-                self._lean = os.access(path or "", os.R_OK) and any(map(hashed.fullmatch, os.listdir(path)))
-                context = ssl.create_default_context(capath=path if self._lean else None)
-                context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)  # Python 3.8, 3.9
-                # Python 3.8, 3.9: set without a name, and a body that somebody cut off would pass for a whole one.
-                context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0x80)
-                self._context = context
-            if whole and self._lean:
-                self._context.load_default_certs()  # now the verdict is that of Python's own default
-                self._lean = False
-            return self._context, self._lean
-
-    def open_ahead(self, site: Origin, timeout: float | None) -> Callable[[], None]:
-        """Open a connection in a thread of its own, while a token is fetched; return what drops it again."""
-        key: Key = (os.getpid(), site, None, None)  # floor: Python 3.7 cannot read it without ()
-        done, dropped = threading.Event(), threading.Event()
-
-        def connect() -> None:
+    def exchange(self, request: Any) -> Any:
+        """Send a Request and return its answer, with the body still to be read."""
+        message = _message_of(request)
+        stream = self._take(message.route)
+        if stream is not None:
             try:
-                self.give(key, self._connect(key, None if timeout is None else time.monotonic() + timeout))
-            except Exception as error:  # whoever needs the connection will see for himself
-                _log("debug", "no connection ahead: %s", type(error).__name__)
-            finally:
-                self._coming.pop(key, None)
-                done.set()
-            if dropped.is_set():
-                drop()
-
-        def drop() -> None:
-            dropped.set()
-            _close_idle((self._idle.get(key, deque()),))
-
-        if not self._idle.get(key) and self._coming.setdefault(key, done) is done:
-            try:
-                threading.Thread(target=connect, name="oauth_session connection", daemon=True).start()
-            except RuntimeError:  # no more threads
-                self._coming.pop(key)
-                done.set()
-        return drop
-
-    def take(self, key: Key, wait: float | None) -> _Connection | None:
-        """An idle connection that is still alive."""
-        coming = self._coming.get(key)
-        if coming is not None:
-            coming.wait(wait)
-        try:
-            while True:
-                connection = self._idle[key].pop()
-                if connection.is_alive():
-                    return connection
-                connection.sock.close()
-        except (KeyError, IndexError):
-            return None
-
-    def give(self, key: Key, connection: _Connection) -> None:
-        idle = self._idle.setdefault(key, deque())
-        # Another process: it was read to its end in a forked child, and is the parent's.
-        many = sum(map(len, list(self._idle.values()))) >= _IDLE_MOST
-        if key[0] != os.getpid() or many or not self._end.alive:
-            connection.sock.close()
-            return
-        connection.since = _now()
-        idle.append(connection)
-        if len(idle) > 1:
-            _close_idle((idle,), _IDLE_LIMIT)
-
-    def exchange(self, request: Any) -> _Answer:
-        """Send a request, on a kept connection where there is one, and return its answer."""
-        method, head, length, key = _prepare(request)
-        timeout, begun = _timeout_of(request), time.monotonic()
-        connection = self.take(key, timeout)
-        if connection is not None:
-            try:
-                return connection.ask(request, head, length, (self, key))
-            except OSError as error:  # the server may have closed it while it was idle: once more, on a new one
-                again = method in _IDEMPOTENT and (request.data is None or isinstance(request.data, bytes))
-                if connection.heard or not again or isinstance(error, socket.timeout):
+                return self._converse(stream, message)
+            except _TransportError as error:
+                # The server may have closed it while it was idle: once more, on a new one.
+                if stream.received or isinstance(error.reason, socket.timeout):
                     raise
-        by = getattr(request, "deadline", None if timeout is None else begun + timeout)
-        return self._connect(key, by).ask(request, head, length, (self, key))
+                if message.method not in _IDEMPOTENT or not isinstance(message.body, _REPEATABLE):
+                    raise
+        deadline = message.deadline
+        if message.timeout is not None:
+            deadline = time.monotonic() + message.timeout
+        return self._converse(self.connect(message.route, deadline), message)
 
-    def _connect(self, key: Key, deadline: float | None) -> _Connection:
-        _, (scheme, host, port), proxy, credentials = key
-        _close_idle(self._idle.values(), _IDLE_LIMIT)
-        context, lean = self.context() if scheme == "https" else (None, False)
-        connection = _Connection(_open_socket(*(proxy or key[1])[1:], deadline), deadline)
+    def _converse(self, stream: _Stream, message: _Message) -> Any:
+        stream.begin_exchange(message.timeout, message.deadline)
+        stream.pool = self
+        stream.keep = "close" not in message.headers.get("Connection", "").lower()
+        connection = _HTTPConnection(message.route, stream)
+        body = message.body
+        if not isinstance(body, _REPEATABLE):
+            body = _pieces(body, message.length)
         try:
-            if proxy:
-                connection.tunnel(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", credentials)
-            if context is not None:
-                connection.secure(context, host)
-            return connection
-        except BaseException as error:
-            connection.sock.close()
-            if not lean or not isinstance(error, ssl.SSLCertVerificationError):
-                raise
-        self.context(whole=True)  # worth another try, with all of the default certificates
-        return self._connect(key, deadline)
+            chunked = message.length is None
+            connection.request(
+                message.method, message.target, body, message.headers, encode_chunked=chunked
+            )
+            return connection.getresponse()
+        except _SendError as failure:
+            return _early_answer(connection, stream, failure)
+        except BaseException:
+            stream.close()
+            raise
 
-
-def _open_socket(host: str, port: int, deadline: float | None) -> socket.socket:
-    """Connect to the first address that answers; they share the time that is left."""
-    addresses = socket.getaddrinfo(host.encode(), port, 0, socket.SOCK_STREAM)
-    failure = OSError(f"there is no address for {host}")
-    for index, (family, kind, protocol, _, address) in enumerate(addresses):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            if deadline is not None:
-                sock.settimeout(max(deadline - time.monotonic(), 0.001) / (len(addresses) - index))
-            sock.connect(address)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
-        except OSError as error:
-            sock.close()
-            failure = error
-    raise failure
-
-
-def _prepare(request: Any) -> tuple[str, bytes, int | None, Key]:
-    """What a Request asks for, checked: method, head, length of the body, and the key of its connections.
-
-    The URL counts, not what urllib made of it: a proxy on a Request that is used again would mix up its fields.
-    """
-    (site, authority, target), method = _parse(request.full_url), request.get_method()
-    headers = {"Host": authority, "Accept-Encoding": "identity"}
-    for fields in (request.headers, request.unredirected_hdrs):
-        for name, value in fields.items():
-            headers[_title(name)] = str(value)
-    proxy: Origin | None = None
-    credentials = None
-    if request.host != authority:
-        try:
-            proxy = _origin("http://" + request.host)
-        except ValueError:
-            raise ValueError("a proxy, of the environment or handlers, must be named like http://host:port") from None
-        if site[0] == "http":
-            target, site, proxy = f"http://{authority}{target}", proxy, None
-        else:
-            credentials = headers.pop("Proxy-Authorization", None)
-    length = _length_of(method, headers, request.data)
-    return method, _head(method, target, headers), length, (os.getpid(), site, proxy, credentials)
-
-
-def _length_of(method: str, headers: dict[str, str], data: Any) -> int | None:
-    """The body's length, or None: in chunks. ValueError where headers and body contradict each other."""
-    length, coding = headers.get("Content-Length"), headers.get("Transfer-Encoding")
-    if length is None and coding is None and data is None:
-        if method in ("POST", "PUT", "PATCH"):
-            headers["Content-Length"] = "0"
-        return 0
-    if length is None and data is not None and str(coding).lower() == "chunked":
+    def _take(self, route: _Route) -> _Stream | None:
+        """Return an idle connection for the route that can be used, or None."""
+        for stream in reversed(self._idle.copy()):
+            if stream.route == route:
+                try:
+                    self._idle.remove(stream)
+                except ValueError:  # another thread was faster
+                    continue
+                if stream.is_reusable():
+                    return stream
+                stream.close()
         return None
-    if coding is not None or not re.fullmatch(r"\d{1,18}", length or "", re.ASCII):
-        raise ValueError("headers: a body goes with either a number as Content-Length, or Transfer-Encoding: chunked")
-    size = 0 if data is None else len(data) if isinstance(data, bytes) else int(length or 0)
-    if int(length or 0) != size:
-        raise ValueError(f"headers: Content-Length says {length}, but the body has {size} bytes")
-    return size
+
+    def give(self, stream: _Stream) -> None:
+        """Keep a connection for its next use."""
+        stream.pool = None  # a cycle would hide it from the finalizer
+        stream.idle_since = _now()
+        self._idle.append(stream)
+
+    def connect(self, route: _Route, deadline: float | None) -> _Stream:
+        """Open a connection by a monotonic time: TCP, a tunnel if there is a proxy, and TLS."""
+        _close_idle(self._idle, _IDLE_SECONDS)
+        encrypted = route.origin.scheme == "https"
+        context: Any = None
+        hashed_only = False
+        if encrypted:
+            context, hashed_only = self._prepare_tls()
+        stream = _open_stream(route, deadline)
+        try:
+            if encrypted and route.proxy is not None:
+                _open_tunnel(stream, route)
+            if encrypted:
+                stream.place = _address(route.origin)
+                stream.start_tls(context, route.origin.host)
+            return stream
+        except BaseException as error:
+            stream.close()
+            if not hashed_only or not isinstance(
+                getattr(error, "reason", None), ssl.CertificateError
+            ):
+                raise
+        # Once more with all certificates that Python loads by default: the verdict is theirs.
+        context.load_default_certs()
+        self._tls = (context, False)
+        return self.connect(route, deadline)
+
+    def _prepare_tls(self) -> tuple[Any, bool]:
+        """Return the SSLContext, made at first use, and whether it has only the hashed directory.
+
+        To load all certificates takes 20 ms. Of that directory OpenSSL reads the file it needs.
+        """
+        if self._tls[0] is None:
+            import glob
+
+            directory = ssl.get_default_verify_paths().capath
+            hashes = glob.escape(directory or "") + "/" + "[0-9a-f]" * 8 + ".[0-9]*"
+            named = "SSL_CERT_FILE" in os.environ  # what the user names is needed, most likely
+            is_hashed = bool(directory and not named and glob.glob(hashes))
+            context = ssl.create_default_context(capath=directory if is_hashed else None)
+            # Python 3.8 and 3.9 allow TLS 1.0, and take a body that is cut off for a whole one.
+            context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
+            context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0x80)
+            self._tls = (context, is_hashed)
+        return self._tls
 
 
-def _head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
-    """Request line and headers as bytes (RFC 9112 sections 3 and 5), checked: nothing below does."""
-    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()], "", ""]
-    text = "\r\n".join(lines)
-    clean = text.isascii() and text.count("\r") == text.count("\n") == len(headers) + 2 and "\0" not in text
-    if not (clean and _word(method) and all(map(_word, headers))):
-        _check_head(method, headers.items())
-    return text.encode("iso-8859-1")
+def _early_answer(connection: _HTTPConnection, stream: _Stream, failure: _SendError) -> Any:
+    """Return an answer, such as a 413, that came before all was sent; else raise the failure."""
+    stream.keep = False  # the server still waits for the rest of the request
+    stream.timeout = _EARLY_ANSWER
+    try:
+        return connection.getresponse()
+    except _TransportError as error:
+        if isinstance(error.reason, ssl.SSLError):
+            raise  # an alert of TLS says why the server broke off
+        raise failure from None
 
 
-def _pieces(data: Any, length: int | None) -> Iterator[bytes]:
-    """A body piece by piece, as chunks (RFC 9112 section 7.1) if its length is None."""
-    if hasattr(data, "read"):
-        data = iter(functools.partial(data.read, _PIECE), b"")
+def _open_stream(route: _Route, deadline: float | None) -> _Stream:
+    """Connect to the first address that answers; they share the time that is left."""
+    server = route.proxy or route.origin
+    place = _address(server)
+    if route.proxy is not None:
+        place = f"the proxy {place}"
+    failure = OSError(f"there is no address for {server.host}")
+    addresses = []
+    try:
+        host = server.host.strip("[]")
+        addresses = socket.getaddrinfo(host, server.port, 0, socket.SOCK_STREAM)
+    except OSError as error:
+        failure = error
+    for index, (family, kind, protocol, _, address) in enumerate(addresses):
+        try:
+            sock = socket.socket(family, kind, protocol)  # this machine may lack the family
+            try:
+                if deadline is not None:
+                    left = max(deadline - time.monotonic(), 0.001)
+                    sock.settimeout(left / (len(addresses) - index))
+                sock.connect(address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except BaseException:
+                sock.close()
+                raise
+        except OSError as error:
+            failure = error
+        else:
+            stream = _Stream(sock, route, place)
+            stream.begin_exchange(None, deadline)
+            return stream
+    raise _TransportError(failure, place) from failure
+
+
+def _open_tunnel(stream: _Stream, route: _Route) -> None:
+    """Have the proxy connect the stream to the server (RFC 9110 section 9.3.6)."""
+    authority = f"{route.origin.host}:{route.origin.port}"
+    head = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
+    if route.proxy_authorization is not None:
+        head.append(f"Proxy-Authorization: {route.proxy_authorization}")
+    # Not through putrequest: tracers would take it for a request to the server, and tell the proxy
+    # of the trace.
+    stream.sendall("\r\n".join([*head, "\r\n"]).encode("iso-8859-1"))
+    try:
+        with _HTTPResponse(stream, method="CONNECT") as answer:  # type: ignore[arg-type]
+            answer.begin()
+    except _ProtocolError as error:
+        raise _ProxyError(error.reason, stream.place) from None
+    if not 200 <= answer.status < 300 or stream.closed:
+        raise _ProxyError(
+            f"it answered {answer.status} {answer.reason} to CONNECT {authority}; if it asks for a "
+            "password, write its URL as http://user:password@host:port",
+            stream.place,
+        )
+
+
+def _message_of(request: Any) -> _Message:
+    """Return what a Request asks for; ValueError or TypeError for what cannot be sent.
+
+    Its URL counts: host and selector are those of a proxy if urllib has put one on the Request.
+    """
+    url = _split_url(request.full_url)
+    method = _check_word(request.get_method())
+    headers = _check_headers({**request.headers, **request.unredirected_hdrs})
+    headers.setdefault("Host", url.authority)
+
+    body = request.data
+    if isinstance(body, (bytearray, memoryview)):
+        body = bytes(body)
+    # What the caller says of the length of a body counts only if it cannot be known.
+    given = headers.pop("Content-Length", "")
+    headers.pop("Transfer-Encoding", None)
+    length = _length_of(body)
+    if length is None and re.fullmatch("[0-9]{1,18}", given):
+        length = int(given)
+    if length is None:
+        headers["Transfer-Encoding"] = "chunked"
+    elif body is not None:
+        headers["Content-Length"] = str(length)
+
+    target = url.target
+    proxy = proxy_authorization = None
+    if request.host != url.authority:
+        proxy = _origin(_check_url("the proxy", "http://" + request.host, True))
+        if url.origin.scheme == "http":
+            target = f"http://{url.authority}{target}"
+        else:
+            proxy_authorization = headers.pop("Proxy-Authorization", None)
+    deadline = getattr(request, "deadline", None)
+    timeout = None if deadline else _timeout_of(request)  # one of them bounds the exchange
+    route = _Route(url.origin, proxy, proxy_authorization)
+    return _Message(method, target, headers, body, length, route, timeout, deadline)
+
+
+def _length_of(body: Any) -> Any:
+    """Return the length of a body in bytes; None if only reading it tells."""
+    if body is None:
+        return 0
+    if isinstance(body, bytes):
+        return len(body)
+    # By its type: the fileno() of a GzipFile is that of the compressed file.
+    is_file = isinstance(getattr(body, "raw", body), (io.FileIO, io.BytesIO))
+    if not is_file or not body.seekable():
+        return None
+    position = body.tell()
+    length = body.seek(0, io.SEEK_END) - position
+    body.seek(position)
+    return max(0, length)
+
+
+def _pieces(body: Any, length: int | None) -> Iterator[bytes]:
+    """Yield a body in pieces; ValueError if it is not as long as its Content-Length says."""
+    if hasattr(body, "read"):
+        body = iter(functools.partial(body.read, _PIECE), b"")
     sent = 0
-    for part in (data,) if isinstance(data, bytes) else data:
-        if not isinstance(part, (bytes, bytearray, memoryview)):
-            raise TypeError("data must consist of bytes: open a file in binary mode, encode a text")
-        whole = bytes(part)
-        sent += len(whole)
+    for piece in body:
+        data = bytes(memoryview(piece))  # a TypeError for text
+        sent += len(data)
         if length is not None and sent > length:
             break
-        for start in range(0, len(whole), _PIECE):
-            piece = whole[start : start + _PIECE]
-            yield piece if length is not None else b"%x\r\n%b\r\n" % (len(piece), piece)
-    if length is None:
-        yield b"0\r\n\r\n"
-    elif sent != length:
+        yield data
+    if length is not None and sent != length:
         raise ValueError(f"data does not have the {length} bytes that its Content-Length says")
 
 
-class _Direct(urllib.request.BaseHandler):
-    """Keeps the secrets that are for this machine from a proxy: urllib would send them there, in plain text."""
+class _ProxyHandler(urllib.request.ProxyHandler):
+    """Sends plain HTTP to loopback past the proxy, and refuses proxies other than HTTP ones."""
 
-    handler_order = 50  # before ProxyHandler
-
-    def http_open(self, request: urllib.request.Request) -> Any:
-        secret = "deadline" in vars(request) or any(one.origins for one in _exchanges(request).values())
-        if secret and _is_loopback(_origin(request.full_url)[1]):
-            for handler in self.parent.handle_open["http"]:  # type: ignore[attr-defined]
-                if isinstance(handler, urllib.request.HTTPHandler):  # and no _Direct of another copy of this file
-                    return handler.http_open(request)
-        return None
+    def proxy_open(self, request: Any, proxy: str, kind: str) -> Any:
+        """Put the proxy on the request."""
+        origin = _origin(request.full_url)
+        if origin.scheme == "http" and _is_loopback(origin.host):
+            return None
+        if urllib.request.proxy_bypass(request.host):
+            return None
+        scheme, separator, rest = proxy.partition("://")
+        if separator and scheme.lower() != "http":
+            place = f"the proxy {scheme}://{rest.rpartition('@')[2]}"
+            raise _ProxyError("it must be an HTTP proxy, http://host:port", place)
+        return super().proxy_open(request, proxy, kind)
 
 
 class _HTTPHandler(urllib.request.HTTPHandler):
-    """Our two handlers subclass urllib's for what it adds to requests, and to be replaced by kind."""
+    """A subclass, like the one below, so that build_opener replaces its own handler by it."""
 
-    def __init__(self, pool: _Pool) -> None:  # not super(): from Python 3.12 on it loads the CA bundle
+    def __init__(self, pool: _Pool) -> None:
+        # Not super(): from Python 3.12 on HTTPSHandler would load the certificates.
         self._pool = pool
 
-    def http_open(self, request: urllib.request.Request) -> Any:
-        try:
-            return self._pool.exchange(request)
-        except OSError as error:
-            failure = error if isinstance(error, _NoAnswer) else _NoAnswer(error)
-            failure.place = _place(request.full_url)
-            raise failure from (None if failure is error else error)
-
-    def http_request(self, request: Any) -> Any:
-        """Add what urllib adds; but what it does to the headers of a request without a body, _prepare does too."""
-        if request.data is not None:
-            return self.do_request_(request)
-        for name, value in self.parent.addheaders:
-            if name.capitalize() not in request.headers:
-                request.unredirected_hdrs.setdefault(name.capitalize(), value)
-        return request
+    def http_open(self, request: Any) -> Any:
+        """Send the request."""
+        answer = self._pool.exchange(request)
+        answer.url = request.full_url
+        answer.msg = answer.reason
+        return answer
 
 
 class _HTTPSHandler(urllib.request.HTTPSHandler):
     __init__: Any = _HTTPHandler.__init__
     https_open: Any = _HTTPHandler.http_open
-    https_request: Any = _HTTPHandler.http_request
 
 
 def _read_all(answer: Any, limit: int = _BODY_LIMIT, decode: bool = True) -> bytes:
-    """The whole body, gzip undone; URLError where it breaks off, or is longer than the limit, packed or not."""
-    ours = isinstance(answer, _Answer)
-    coding = answer.coding if ours else answer.headers.get("Content-Encoding", "").strip().lower()
-    unpack = zlib.decompressobj(31) if decode and coding in ("gzip", "x-gzip") else None  # 31: the gzip format
-    whole = bytearray()  # Trap: a list of tiny chunks takes seventy times their size
-    received = 0
+    """Return the whole body, unzipped; URLError if it breaks off or exceeds the limit."""
     try:
-        for data in iter(functools.partial(answer.body.take if ours else answer.read, _PIECE), b""):
-            if ours and unpack is None and received == 0 and answer.body.connection is None:
-                return bytes(data)  # all of it came at once
-            received += len(data)
-            if unpack is None:
-                whole += data
-            while unpack is not None and data and len(whole) <= limit:
-                if unpack.eof:  # gzip may have several members
-                    unpack = zlib.decompressobj(31)
-                whole += unpack.decompress(data, limit + 1 - len(whole))
-                data = unpack.unused_data or unpack.unconsumed_tail
-            if max(len(whole), received) > limit:
-                raise _Nonsense(f"the body has more than {limit} bytes; session.open() reads one piece by piece")
-    except zlib.error:
-        raise _Nonsense("the body is not the gzip that its Content-Encoding says") from None
+        body = _read_up_to(answer, limit)
+        if (
+            body
+            and decode
+            and answer.headers.get("Content-Encoding", "").strip().lower() in ("gzip", "x-gzip")
+        ):
+            import gzip
+
+            try:
+                body = _read_up_to(gzip.GzipFile(fileobj=io.BytesIO(body)), limit)
+            except (EOFError, zlib.error, gzip.BadGzipFile):
+                raise _ProtocolError(
+                    "the body is not the gzip that its Content-Encoding says"
+                ) from None
+        return body
     except urllib.error.URLError:
         raise
-    except (http.client.HTTPException, OSError) as error:  # of a handler that the user gave
-        raise urllib.error.URLError(error) from error
-    if unpack is not None and received and not unpack.eof:
-        raise _Nonsense("the body is gzip that breaks off")
+    except (OSError, http.client.HTTPException) as error:  # of a handler that the user gave
+        raise _TransportError(error) from error
+
+
+def _read_up_to(file: Any, limit: int) -> bytes:
+    whole = bytearray()
+    for piece in iter(functools.partial(file.read, _PIECE), b""):
+        whole += piece
+        if len(whole) > limit:
+            raise _ProtocolError(
+                f"the body has more than {limit} bytes; session.open() reads piece by piece"
+            )
     return bytes(whole)
 
 
 # ---- Token: a value, and how old it is -----------------------------------------------------------
 
-_UNKNOWN_LIFE = 3600.0  # seconds a token without a usable expires_in is kept
-_EXPIRED_BEFORE = 10.0  # seconds of life left that count as none: the request has to travel, and clocks differ
-_SOONEST_REFRESH = 0.1  # seconds; a refresh_in of next to nothing would cause a token request for each call
-_TOKEN_LIMIT = 65536  # characters; no server takes a longer header line
+_UNKNOWN_LIFE = 3600.0  # seconds that a token without a usable expires_in is kept
+_EXPIRED_BEFORE = 10.0  # seconds of life that count as none: requests take time, and clocks differ
+_SOONEST_REFRESH = 0.1  # seconds; a smaller refresh_in would cause a token request for each call
+_ACCESS_TOKEN = re.compile("[!-~]{1,65536}")  # no server accepts a longer header
+_OTHER_TOKEN_TYPES = ("dpop", "mac", "pop", "n_a")  # that need more than a Bearer header
+
 FRESH, DUE, EXPIRED = "fresh", "due", "expired"
 
 
-def _seconds(value: object) -> float | None:
-    """A positive number of seconds from any JSON form, or None where it makes no sense."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
+def _seconds(value: Any) -> float | None:
+    """Return a positive number of seconds from any JSON value, or None if it is none."""
     try:
         seconds = float(value)
-    except (ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    return seconds if 0 < seconds <= _LONGEST_LIFE else None
+    if isinstance(value, bool) or not 0 < seconds <= _LONGEST_LIFE:
+        return None
+    return seconds
 
 
 class Token:
-    """An access token (RFC 6749 section 5.1): a value that does not
-    change, and whose repr does not show it.
+    """An access token (RFC 6749 section 5.1). It cannot be changed, and
+    its repr does not show the secret.
 
-    access_token: visible ASCII, else ValueError. token_type: as the server
-        said. expires_at: seconds since the epoch, or None where it did not
-        say. scope: granted, separated by spaces, or None. raw: the
-        server's answer, or None.
+    access_token: visible ASCII characters. token_type: as the server says.
+    expires_at: seconds since the epoch, or None if the server did not
+    say. scope: what was granted, separated by spaces, or None. raw: the
+    whole answer of the server, or None.
+
+    Raises ValueError for an access_token that cannot be sent in a header,
+    and for an expires_at that is not a finite number.
     """
 
-    __slots__ = ("access_token", "token_type", "expires_at", "scope", "raw")
-    access_token: str
-    token_type: str
-    expires_at: float | None
-    scope: str | None
-    raw: Mapping[str, Any] | None
+    __slots__ = ("_access_token", "_expires_at", "_raw", "_scope", "_token_type")
 
     def __init__(
-        self, access_token: str, *, token_type: str = "Bearer", expires_at: float | None = None,
-        scope: str | None = None, raw: Mapping[str, Any] | None = None,
-    ) -> None:  # fmt: skip
-        if not isinstance(access_token, str):
-            raise TypeError(f"access_token must be a str, not {type(access_token).__name__}")
-        if not (_is_visible(access_token) and 0 < len(access_token) <= _TOKEN_LIMIT):
-            raise ValueError("access_token must be 1 to 65536 visible ASCII characters, to stand in a header")
-        if not (isinstance(token_type, str) and isinstance(scope, (str, type(None)))):
-            raise TypeError("token_type and scope must be str, or scope None")
-        if not isinstance(expires_at, (int, float, type(None))):
-            raise TypeError(f"expires_at must be a number of seconds, or None, not {type(expires_at).__name__}")
+        self,
+        access_token: str,
+        *,
+        token_type: str = "Bearer",
+        expires_at: float | None = None,
+        scope: str | None = None,
+        raw: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not isinstance(access_token, str) or not _ACCESS_TOKEN.fullmatch(access_token):
+            raise ValueError("access_token must be 1 to 65536 visible ASCII characters")
         if expires_at is not None and not abs(expires_at) < 1e300:
-            raise ValueError("expires_at must be a finite number of seconds since the epoch, or None")
-        for name, value in zip(self.__slots__, (access_token, token_type, expires_at, scope, raw)):
-            object.__setattr__(self, name, value)
+            raise ValueError(
+                "expires_at must be a finite number of seconds since the epoch, or None"
+            )
+        self._access_token = access_token
+        self._token_type = token_type
+        self._expires_at = expires_at
+        self._scope = scope
+        self._raw = raw
+
+    access_token = property(operator.attrgetter("_access_token"), doc="The secret text.")
+    token_type = property(operator.attrgetter("_token_type"), doc="As the server says.")
+    expires_at = property(operator.attrgetter("_expires_at"), doc="In seconds since 1970, or None.")
+    scope = property(operator.attrgetter("_scope"), doc="What was granted, or None.")
+    raw = property(operator.attrgetter("_raw"), doc="The whole answer, or None.")
 
     @classmethod
     def from_response(cls, mapping: Mapping[str, Any], requested_at: float | None = None) -> Token:
-        """Judge a successful token response (RFC 6749 section 5.1) and
-        return its Token.
+        """Return the Token of a successful token response (RFC 6749
+        section 5.1).
 
-        mapping: the parsed JSON. requested_at: when the request was sent,
-            seconds since the epoch; default: now.
-        Raises OAuthMalformedResponse. An expires_in that makes no sense
-        counts as missing.
+        mapping: the parsed JSON object. requested_at: when the request was
+        sent, in seconds since the epoch; default: now.
+
+        An expires_in that makes no sense counts as missing. Raises
+        OAuthMalformedResponse for an answer without a usable token.
         """
         if not hasattr(mapping, "get"):
             raise OAuthMalformedResponse("the token response is not a JSON object")
-        token_type = mapping.get("token_type") or "Bearer"  # Deviation: required, but some servers leave it out
-        if not isinstance(token_type, str) or token_type.lower() != "bearer":
-            shown = _clean(token_type, [str(mapping.get("access_token") or "Bearer")])
-            shown = shown if len(shown) < 80 else "..."  # whole or not at all: a part of a secret could not be masked
-            raise OAuthMalformedResponse(f"only token_type Bearer is spoken here, not {shown!r}")
-        seconds, scope = _seconds(mapping.get("expires_in")), mapping.get("scope")
-        if seconds is None and mapping.get("expires_in") is not None:
-            _log("warning", "an expires_in that makes no sense counts as missing")
-        if isinstance(scope, (list, tuple)):  # Deviation: Twitch sends a list
+        access_token: Any = mapping.get("access_token")
+        # Deviation: required, but some servers leave it out. Apigee says "BearerToken", eBay
+        # "Application Access Token", and both want a Bearer header.
+        token_type = str(mapping.get("token_type") or "Bearer")
+        shown = _clean(token_type, [str(access_token)], 80)
+        if token_type.strip().lower() in _OTHER_TOKEN_TYPES:
+            raise OAuthMalformedResponse(
+                f"a token of token_type {shown!r} cannot be sent as a Bearer token"
+            )
+        if token_type.lower() != "bearer":
+            _log("info", "a token of token_type %r is sent as a Bearer token", shown)
+        expires_at = None
+        life = _seconds(mapping.get("expires_in"))
+        if requested_at is None:
+            requested_at = time.time()
+        if life is not None:
+            expires_at = requested_at + life
+        scope = mapping.get("scope")
+        if isinstance(scope, list):  # Deviation: Twitch sends a list
             scope = " ".join(map(str, scope))
-        start = time.time() if requested_at is None else requested_at
+        if not isinstance(scope, str):
+            scope = None
         try:
             return cls(
-                mapping["access_token"], token_type=token_type, expires_at=None if seconds is None else start + seconds,
-                scope=scope if isinstance(scope, str) else None, raw=dict(mapping),
-            )  # fmt: skip
-        except KeyError:
-            raise OAuthMalformedResponse("the token response has no access_token") from None
-        except (TypeError, ValueError) as error:
-            raise OAuthMalformedResponse(f"the token response has no usable token: {error}") from None
+                access_token,
+                token_type=token_type,
+                expires_at=expires_at,
+                scope=scope,
+                raw=dict(mapping),
+            )
+        except ValueError as error:
+            raise OAuthMalformedResponse(
+                f"the token response has no usable token: {error}"
+            ) from None
 
     def __repr__(self) -> str:
-        scope = None if self.scope is None else _clean(self.scope, [self.access_token])
-        return f"Token('***', token_type={self.token_type!r}, expires_at={self.expires_at!r}, scope={scope!r})"
+        text = f"token_type={self.token_type!r}, expires_at={self.expires_at}, scope={self.scope!r}"
+        return f"Token('***', {_clean(text, [self.access_token])})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        fields = {name: getattr(self, name) for name in self.__slots__[1:]}
-        return functools.partial(type(self), **fields), (self.access_token,)
+    def _value(self) -> tuple[Any, ...]:
+        return self.access_token, self.token_type, self.expires_at, self.scope
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Token) and all(getattr(self, n) == getattr(other, n) for n in self.__slots__[:-1])
+        return isinstance(other, Token) and self._value() == other._value()
 
     def __hash__(self) -> int:
-        return hash((self.access_token, self.expires_at))
-
-    def __setattr__(self, name: str, value: object = None) -> NoReturn:
-        raise AttributeError(f"a Token does not change; make a new one with {name}=...")
-
-    __delattr__ = __setattr__
+        return hash(self._value())
 
 
-class _Held:
-    """A token that a TokenSource keeps, with its end by each clock, and its windows in seconds before that."""
+class _KeptToken:
+    """A token with its age: when it was requested, its life, and its windows before the end."""
 
-    __slots__ = ("token", "obtained", "life", "borrowed", "wall_end", "end", "due", "expired")
-
-    def __init__(self, token: Token, since: Moment, refresh_before: float) -> None:
-        self.token, self.obtained = token, since[0]
-        self.borrowed: Moment | None = None  # when it was read from a shared cache
-        self.wall_end = since[0] + _UNKNOWN_LIFE if token.expires_at is None else token.expires_at
+    def __init__(self, token: Token, requested: Moment, refresh_before: float) -> None:
         raw = token.raw or {}
-        # Not expires_at minus since, which would be wrong if the wall clock was set while the token was fetched.
-        self.life = life = _seconds(raw.get("expires_in")) or self.wall_end - since[0]
-        self.end = since[1] + life
-        self.expired = min(_EXPIRED_BEFORE, life / 10)
+        # Not expires_at, which is wrong if the wall clock was set while the token was fetched.
+        life = _seconds(raw.get("expires_in"))
+        if life is None:
+            life = _UNKNOWN_LIFE if token.expires_at is None else token.expires_at - requested[0]
         refresh_in = _seconds(raw.get("refresh_in"))
-        self.due = min(refresh_before, life / 2) if refresh_in is None else life - max(refresh_in, _SOONEST_REFRESH)
+        self.token = token
+        self.requested = requested
+        self.life = life
+        self.expired_window = min(_EXPIRED_BEFORE, life / 10)
+        self.due_window = min(refresh_before, life / 2)
+        if refresh_in is not None:
+            self.due_window = life - max(refresh_in, _SOONEST_REFRESH)
+        self.read_at: Moment | None = None  # when it was read from a shared cache
 
     def left(self) -> float:
-        """Seconds to live, by the clock that says less."""
-        return min(self.wall_end - time.time(), self.end - time.monotonic())
+        """Return the seconds until it ends, by the clock that says less."""
+        left = self.life - _since(self.requested)
+        if self.token.expires_at is not None:
+            left = min(left, self.token.expires_at - time.time())
+        return left
 
     def age(self) -> str:
-        """FRESH, DUE or EXPIRED: the one place where this is decided."""
+        """Return FRESH, DUE or EXPIRED: the one place where this is decided."""
         left = self.left()
-        if left <= self.expired:
+        if left <= self.expired_window:
             return EXPIRED
-        return DUE if left <= self.due else FRESH
+        return DUE if left <= self.due_window else FRESH
 
-    def follow(self, before: _Held) -> None:
-        """After a token that the server handed out again: nothing new is to be had before it has EXPIRED.
+    def continue_windows(self, before: _KeptToken) -> None:
+        """Keep the windows of the same token when the server hands it out again.
 
-        Windows made of what is left of its life would shrink towards nothing, and cause a fetch for each call.
+        The server has no other one before it has EXPIRED. Windows computed from the rest of its
+        life would shrink towards nothing, and each call would cause a fetch.
         """
-        self.due = self.expired = before.expired if self.left() > before.expired else 0.0
+        self.expired_window = 0.0
+        if self.left() > before.expired_window:
+            self.expired_window = before.expired_window
+        self.due_window = self.expired_window
 
 
 # ---- ClientCredentials: how one token is obtained ------------------------------------------------
 
-_RETRY_AFTER_LIMIT = 300.0  # seconds; a server that asks for more is asked again after this
 _TRIES = 3  # within one deadline, for what may pass by itself
 _BACK_OFF = 0.5  # seconds; the longest wait before the second try, doubled before the third
-_TRANSIENT = (408, 425, 429)  # with 5xx: statuses that may pass by themselves
-_PROVED_BY = {  # client authentication methods (OpenID Connect Core section 9, RFC 8705), by what they need
-    "client_secret": ("client_secret_basic", "client_secret_post", "client_secret_basic_raw", "client_secret_jwt"),
-    "client_assertion": ("private_key_jwt",),
-    "": ("tls_client_auth", "none"),
+_RETRY_AFTER_LIMIT = 300.0  # seconds; a server that asks for more is asked again after this
+_BUSY = (408, 425, 429, 503)  # statuses that may pass by themselves
+_CERTAIN_AT_401 = ("invalid_scope", "invalid_target", "unsupported_grant_type")
+# Client authentication (OpenID Connect Core section 9, RFC 8705), and the setting that each needs.
+_METHODS = {
+    "client_secret_basic": "client_secret",
+    "client_secret_post": "client_secret",
+    "client_secret_basic_raw": "client_secret",
+    "client_secret_jwt": "client_secret",
+    "private_key_jwt": "client_assertion",
+    "tls_client_auth": "",
+    "none": "",
 }
 _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"  # RFC 7523 section 2.2
-_SECRET_FIELDS = ("password", "assertion", "refresh_token", "subject_token", "actor_token", "code")  # of token_params
+# Of token_params.
+_SECRET_FIELDS = (
+    "password",
+    "assertion",
+    "refresh_token",
+    "subject_token",
+    "actor_token",
+    "code",
+)
 _ASSERTION_LIFE = 120  # seconds; a request takes less, and clocks differ
-_DISCOVERY_EVERY = 60.0  # seconds; an issuer is not asked again sooner, whatever its token endpoint does
-_ORDER = "the order is OAuthSession(client_id, client_secret, scope, token_url)"
-_CLOCK_SKEW = 60.0  # seconds; from here on a difference of clocks is worth a word
+_DISCOVERY_EVERY = 60.0  # seconds; the metadata of an issuer are not read again sooner
+_ORDER = "; the order is OAuthSession(client_id, client_secret, scope, token_url)"
+_NO_SECRET = "; for a client without one: auth_method='none'" + _ORDER
+
+# secrets: in their usual spellings, to be masked in every text.
+_TokenRequest = namedtuple("_TokenRequest", "url data headers secrets")
+_Reply = namedtuple("_Reply", "status headers body")
 
 
 class ClientCredentials:
-    """Obtains one token from a token endpoint by the client credentials
-    grant (RFC 6749 section 4.4); a callable.
+    """Obtains one token by the client credentials grant (RFC 6749 section
+    4.4). It is a callable for TokenSource.
 
     client_id, client_secret, scope, token_url, issuer, auth_method,
-        client_assertion, assertion_audience, audience, resource,
-        token_params, context, allow_http: as for OAuthSession.
-    headers: only their User-Agent is used. handlers: only a ProxyHandler
-        is used.
-    timeout: seconds for one whole fetch, all tries included (only the DNS
-        look-up is outside), default 30.
+    client_assertion, assertion_audience, audience, resource, token_params,
+    token_headers, context, allow_http: as for OAuthSession.
+    headers: only their User-Agent is used; may be changed. handlers: only
+    a urllib ProxyHandler is used. timeout: seconds for one whole fetch,
+    with all tries but without the DNS look-up; default 30; may be changed.
 
-    Calling it returns a Token, or raises OAuthTransportError or an
-    OAuthResponseError. It may be called by any thread.
+    A call returns a Token, or raises OAuthTransportError or an
+    OAuthResponseError. Any thread may call it. Raises ValueError or
+    TypeError for wrong settings.
     """
 
     def __init__(
-        self, client_id: str, client_secret: str | Callable[[], str] | None = None,
-        scope: str | Iterable[str] | None = None, token_url: str | None = None, *,
-        issuer: str | None = None, auth_method: str | None = None,
-        client_assertion: str | Callable[[], str] | None = None, assertion_audience: str | None = None,
-        audience: str | Iterable[str] | None = None, resource: str | Iterable[str] | None = None,
-        token_params: Any = None, headers: Mapping[str, str] | None = None, timeout: float = 30.0,
-        context: ssl.SSLContext | None = None, allow_http: bool = False, handlers: Iterable[Any] = (),
-        pool: _Pool | None = None,
+        self, client_id: str, client_secret: Secret = None, scope: Texts = None,
+        token_url: str | None = None, *, issuer: str | None = None,
+        auth_method: str | None = None, client_assertion: Secret = None,
+        assertion_audience: str | None = None, audience: Texts = None, resource: Texts = None,
+        token_params: Any = None, token_headers: Any = None,
+        headers: Mapping[str, Any] | None = None, timeout: float = 30.0,
+        context: ssl.SSLContext | None = None, allow_http: bool = False,
+        handlers: Iterable[Any] = (), pool: _Pool | None = None,
     ) -> None:  # fmt: skip
-        if not isinstance(client_id, str) or not client_id or not client_id.isprintable():
-            raise ValueError(f"client_id must be the text that the authorisation server gave you; {_ORDER}")
-        self.client_id = client_id
         if issuer is not None and token_url is not None:
-            raise ValueError("issuer and token_url contradict each other: leave one of them out")
-        name, url = ("token_url", token_url) if issuer is None else ("issuer", issuer)
-        url = _check_url(name, url, allow_http, "; " + _ORDER)
-        if "#" in url or (issuer is not None and "?" in url):
-            raise ValueError(f"{name} must be without {'# and ?' if issuer else '#'} (RFC 6749 section 3.2, RFC 8414)")
-        self.token_url: str | None = url if issuer is None else None
-        self.issuer: str | None = None if issuer is None else url
-        self.origin = _origin(url)
-        self.auth_method = _check_method(auth_method, client_secret, client_assertion)
-        self._proof = "client_secret" if client_assertion is None else "client_assertion"
-        self._secret = client_secret if client_assertion is None else client_assertion
-        if self._secret is not None and not callable(self._secret):
-            _check_secret(self._proof, self._secret)
-        if not isinstance(assertion_audience, (str, type(None))):
-            raise TypeError(f"assertion_audience must be a str, not {type(assertion_audience).__name__}")
-        self._audience = assertion_audience
+            raise ValueError(
+                "issuer and token_url contradict each other: leave one out, or pass token_url=None"
+            )
+        if client_id is None:
+            raise ValueError(f"client_id is missing{_ORDER}")
+        self.client_id = _plain_text("client_id", client_id, _ORDER)
+        self.token_url: str | None = None
+        self.issuer: str | None = None
+        if issuer is None:
+            self.token_url = _check_url("token_url", token_url, allow_http, _ORDER)
+        else:
+            self.issuer = _check_url("issuer", issuer, allow_http)
         self.scope = " ".join(_texts("scope", scope)) or None
-        if _check_timeout(timeout) is None:
-            raise TypeError("timeout must be a number of seconds: a token request without one could hang for ever")
+        self._set_secret(client_secret, client_assertion, auth_method)
+        self._assertion_audience = assertion_audience
+        fields = {
+            "grant_type": "client_credentials",
+            "scope": self.scope,
+            "audience": _texts("audience", audience),
+            "resource": _texts("resource", resource),
+            **_mapping("token_params", token_params),
+        }
+        self._fields = [
+            (_text(key), _text(value)) for key, value in _form_fields("token_params", fields)
+        ]
+        self._token_headers = _check_headers(token_headers)
+        if headers is None:
+            headers = {}
+        self.headers = headers
         self.timeout = timeout
-        self._fields = _fields_of(self.scope, _texts("audience", audience), _texts("resource", resource), token_params)
-        self._headers = {} if headers is None else headers
         self._allow_http = allow_http
+        self._accepted_method: str | None = None  # seen to work, of several that may be tried
         self._metadata: dict[str, Any] = {}  # of the issuer
-        self._discovered = 0.0, 0.0
-        self._moved = False  # whether the token endpoint may be another by now
-        self._works: str | None = None  # the method that the server was seen to accept, of the two that are tried
-        self._opener = urllib.request.OpenerDirector()
-        pool = _Pool(context) if pool is None else pool
-        proxies = [one for one in map(_own, handlers) if isinstance(one, urllib.request.ProxyHandler)]
-        proxies = proxies or [urllib.request.ProxyHandler()]
-        for handler in (*proxies, _Direct(), _HTTPHandler(pool), _HTTPSHandler(pool)):
-            self._opener.add_handler(handler)
+        self._discovered: Moment = (0.0, 0.0)
+        self._is_stale = False  # whether the issuer may name another token endpoint now
+        self._opener = _token_opener(handlers, pool or _Pool(context))
+
+    def _set_secret(self, client_secret: Any, client_assertion: Any, auth_method: Any) -> None:
+        self._secret = client_secret
+        self._secret_name = "client_secret"
+        if client_assertion is not None:
+            if client_secret is not None:
+                raise ValueError(
+                    "client_secret and client_assertion contradict each other: "
+                    "leave one out, or pass client_secret=None"
+                )
+            self._secret = client_assertion
+            self._secret_name = "client_assertion"
+        self.auth_method = _choose_method(auth_method, self._secret_name, self._secret)
+        if self._secret is not None and not callable(self._secret):
+            self._secret = _check_secret(self._secret_name, self._secret)
 
     def __repr__(self) -> str:
-        where = f"token_url={self.token_url!r}" if self.issuer is None else f"issuer={self.issuer!r}"
-        return f"ClientCredentials(client_id={self.client_id!r}, scope={self.scope!r}, {where})"
+        return (
+            f"ClientCredentials(client_id={self.client_id!r}, scope={self.scope!r}, "
+            f"token_url={self.token_url!r}, issuer={self.issuer!r})"
+        )
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("what holds a secret is not pickled: make it anew from its settings")
+        raise TypeError("credentials cannot be pickled: make them anew from their settings")
 
     @property
     def cache_key(self) -> str:
-        """A hash of all settings and the secret: who differs in one shares
-        no token. Callables add nothing to it."""
-        import hashlib
+        """A hash of all settings and the secret: who differs in one of
+        them shares no token. Callables add nothing to it."""
         import hmac
 
-        where = [self.issuer, self.token_url, self.client_id, self.auth_method, self._proof, self._audience]
-        settings = json.dumps([where, sorted(self._fields.items())])
-        known = self._proof == "client_secret" and isinstance(self._secret, str)
-        proof = hmac.new(str(self._secret).encode() if known else b"", settings.encode(), "sha256").hexdigest()
-        return hashlib.sha256((settings + proof).encode()).hexdigest()
+        settings = [
+            self.issuer, self.token_url, self.client_id, self.auth_method, self._secret_name,
+            self._assertion_audience, sorted(self._fields), sorted(self._token_headers.items()),
+        ]  # fmt: skip
+        secret = self._secret if isinstance(self._secret, str) else ""
+        return hmac.new(secret.encode(), json.dumps(settings).encode(), "sha256").hexdigest()
+
+    @property
+    def origin(self) -> Any:
+        """Scheme, host and port of the token endpoint, or of the issuer."""
+        return _origin(self.token_url or str(self.issuer))
 
     def __call__(self) -> Token:
         """Fetch one token, in up to three tries within `timeout`."""
         deadline = time.monotonic() + self.timeout
-        secret = self._current_secret()
-        attempt = 0
+        attempt = 1
         while True:
             try:
-                try:
-                    return self._try(secret, deadline)
-                except OAuthInvalidClient:
-                    rotated = self._current_secret()
-                    if rotated == secret:
-                        raise
-                    return self._try(rotated, deadline)
-            except (OAuthTransportError, OAuthResponseError) as error:
+                return self._try(deadline)
+            except OAuthError as error:
                 if isinstance(error, OAuthTransportError) or error.status == 404:
-                    self._moved = True
+                    self._is_stale = True
+                if attempt == _TRIES or not _is_transient(error):
+                    raise
                 wait = getattr(error, "retry_after", None)
                 if wait is None:
-                    wait = random.uniform(0, _BACK_OFF * 2**attempt)
-                attempt += 1
-                if attempt == _TRIES or not _is_transient(error) or wait > (deadline - time.monotonic()) / 2:
+                    wait = random.uniform(0, _BACK_OFF * attempt)
+                if wait > (deadline - time.monotonic()) / 2:
                     raise
-                _log("info", "token request %d failed, the next in %.1f s: %s", attempt, wait, error)
+                _log("info", "token request failed, the next in %.1f s: %s", wait, error)
+            attempt += 1
             time.sleep(wait)
 
-    def _current_secret(self) -> str:
-        """The secret for this fetch, or ""; an assertion is made for each request."""
-        return self._ask() if self._proof == "client_secret" else ""
+    def _try(self, deadline: float) -> Token:
+        """Fetch one token; once more if the client is refused and its secret has changed."""
+        is_old = self._is_stale and _since(self._discovered) > _DISCOVERY_EVERY
+        if self.issuer is not None and (is_old or not self._metadata):
+            self._discover(deadline)
+        secret = self._current_secret()
+        try:
+            return self._try_methods(secret, deadline)
+        except OAuthResponseError as error:
+            if not _is_client_refused(error):
+                raise
+            rotated = self._current_secret()
+            if rotated == secret:
+                raise
+        return self._try_methods(rotated, deadline)
 
-    def _ask(self) -> Any:
+    def _current_secret(self) -> str:
+        """Return the secret or assertion for the next request."""
         if not callable(self._secret):
             return self._secret or ""
-        secret = self._secret()
         try:
-            _check_secret(self._proof, secret)
-        except (TypeError, ValueError) as error:  # no fault of the arguments: a file may be half written
+            return _check_secret(self._secret_name, self._secret())
+        except (TypeError, ValueError) as error:  # a file may be half written, for example
             raise OAuthError(f"what the callable returned cannot be used: {error}") from None
-        return secret
 
-    def _try(self, secret: str, deadline: float) -> Token:
-        """One token request; where the method is open, a second one if the server refuses the client."""
-        moved = self._moved and _since(self._discovered) > _DISCOVERY_EVERY
-        if self.issuer is not None and (moved or not self._metadata):
-            self._discover(deadline)
-        method = self.auth_method or self._works or self._listed_method()
-        if method is not None:
-            return self._request(method, secret, deadline)
-        try:
-            token = self._request("client_secret_basic", secret, deadline)
-            self._works = "client_secret_basic"
-            return token
-        except OAuthInvalidClient as first:
-            refused = first
-        try:
-            token = self._request("client_secret_post", secret, deadline)
-        except (OAuthTransportError, OAuthResponseError) as second:
-            if second.error in ERRORS_BY_CODE and not isinstance(second, (OAuthInvalidClient, OAuthInvalidRequest)):
-                self._works = "client_secret_post"  # what is refused is not the client
-            if self._works or _is_transient(second):
-                raise
-            refused.args = (f"{refused} (client_secret_post was tried too, and refused as well)",)
-            raise refused from None
-        self._works = "client_secret_post"
-        where = self.token_url or self.issuer
-        _log("info", "%s refuses HTTP Basic and accepts client_secret_post: name it as auth_method", where)
-        return token
+    def _try_methods(self, secret: str, deadline: float) -> Token:
+        """Ask for a token by one method after the other, until the client is not refused."""
+        methods = self._candidates(secret)
+        first: Any = None
+        for method in methods:
+            try:
+                token = self._request(method, secret, deadline)
+            except OAuthResponseError as error:
+                if not _is_client_refused(error):
+                    if first is None or _is_transient(error):
+                        raise
+                    if error.error in ERRORS_BY_CODE:  # so the client was accepted
+                        self._accepted_method = method
+                        raise
+                first = first or error
+            else:
+                if first is not None:
+                    _log("info", "the server accepts %s: name it as auth_method", method)
+                self._accepted_method = method
+                return token
+        first.args = (f"{first} (tried: {', '.join(methods)})",)
+        raise first
 
-    def _listed_method(self) -> str | None:
-        """The method that the issuer lists; None: both, since a list does not say which one this client may use."""
+    def _candidates(self, secret: str) -> list[str]:
+        """Return the methods to try: what is named, worked before or is listed by the issuer."""
+        known = self.auth_method or self._accepted_method
+        if known is not None:
+            return [known]
+        methods = ["client_secret_basic", "client_secret_post"]
         listed = self._metadata.get("token_endpoint_auth_methods_supported")
-        usable = [one for one in _PROVED_BY["client_secret"] if isinstance(listed, list) and one in listed]
-        return None if usable[:2] == ["client_secret_basic", "client_secret_post"] else next(iter(usable), None)
+        if not isinstance(listed, list):
+            listed = []
+        usable = [method for method in (*methods, "client_secret_jwt") if method in listed]
+        # A list that has both does not say which one this client may use.
+        if usable and usable[:2] != methods:
+            return usable[:1]
+        pair = self.client_id + secret
+        if urllib.parse.quote(pair, "") != pair:
+            methods.append("client_secret_basic_raw")
+        return methods
 
     def _discover(self, deadline: float) -> None:
-        """Read the issuer's metadata (RFC 8414 section 3, OpenID Connect Discovery section 4), or keep the old ones."""
-        self._discovered, self._moved = _now(), False
-        issuer: Any = self.issuer
-        scheme, _, rest = issuer.rstrip("/").partition("://")
-        host, slash, path = rest.partition("/")
-        urls = (
-            f"{scheme}://{host}/.well-known/oauth-authorization-server{slash}{path}",
-            f"{scheme}://{rest}/.well-known/openid-configuration",
-        )
-        errors: list[OAuthTransportError | OAuthResponseError] = []
-        for url in urls:
+        """Read the metadata of the issuer: RFC 8414, else OpenID Connect Discovery."""
+        self._discovered = _now()
+        self._is_stale = False
+        issuer = str(self.issuer).rstrip("/")
+        parts = urllib.parse.urlsplit(issuer)
+        host = f"{parts.scheme}://{parts.netloc}"
+        failure: Any = None
+        for url in (
+            f"{host}/.well-known/oauth-authorization-server{parts.path}",
+            f"{issuer}/.well-known/openid-configuration",
+        ):
             try:
                 self._metadata = self._read_metadata(url, deadline)
                 return
-            except (OAuthTransportError, OAuthResponseError) as error:
-                errors.append(error)
-                if error.status is None and isinstance(error, OAuthTransportError):
-                    break  # there is nobody to ask
-        # What may pass by itself says more than what a document says, and that more than that there is none.
-        refused = max(errors, key=lambda error: (_is_transient(error), error.status is None))
-        if len(errors) > 1:
-            other = urls[refused is errors[0]]
-            refused.args = (f"{refused} ({other} was asked too, and does not serve either)",)
+            except OAuthError as error:
+                if failure is None or error.status != 404:
+                    failure = error  # a document that is there tells more
         if not self._metadata:
-            raise refused
-        _log("warning", "the issuer's metadata are still the old ones: %s", refused)
+            raise failure
+        _log("warning", "the metadata of the issuer cannot be read again: %s", failure)
 
     def _read_metadata(self, url: str, deadline: float) -> dict[str, Any]:
-        answer, body = self._send(url, None, {}, deadline, ())
-        status, (metadata, why) = answer.status, _parse_json(body)
-        if status != 200 or why:
-            kind = OAuthTransportError if status in _TRANSIENT or status >= 500 else OAuthMalformedResponse
-            what = f"{status}, but {why}" if status == 200 else status
-            raise kind(f"{url} answered {what}; is issuer right?", status=status)
-        if metadata.get("issuer") != self.issuer:
-            named = f"{_clean(metadata.get('issuer'))!r}, not {self.issuer!r}"
-            raise OAuthMalformedResponse(f"{url} is of issuer {named}: name that, if you trust it")
-        aliases = metadata.get("mtls_endpoint_aliases")  # RFC 8705 section 5
-        alias = aliases.get("token_endpoint") if isinstance(aliases, dict) else None
-        endpoint = alias if alias and self.auth_method == "tls_client_auth" else metadata.get("token_endpoint")
+        """Return the metadata at a URL, with the token endpoint to use."""
+        reply = self._send(_TokenRequest(url, None, {}, ()), deadline)
+        if reply.status != 200:
+            kind: type[OAuthError] = OAuthMalformedResponse
+            if reply.status in _BUSY or reply.status >= 500:
+                kind = OAuthTransportError
+            raise kind(f"{url} answered {reply.status}; is issuer right?", status=reply.status)
         try:
+            metadata = _parse_object(reply.body, reply.headers.get("Content-Type", ""))
+            named = metadata.get("issuer")
+            if named != self.issuer:  # Azure AD B2C, for example
+                raise ValueError(
+                    f"it is of issuer {_clean(named)!r}, not {self.issuer!r}: "
+                    "give that as issuer if you trust it, or token_url instead"
+                )
+            aliases = metadata.get("mtls_endpoint_aliases")
+            if self.auth_method == "tls_client_auth" and isinstance(aliases, dict):
+                metadata.update(aliases)  # RFC 8705 section 5
+            endpoint = metadata.get("token_endpoint")
             metadata["token_endpoint"] = _check_url("token_endpoint", endpoint, self._allow_http)
         except (TypeError, ValueError) as error:
-            raise OAuthMalformedResponse(f"{url}: {error}") from None
+            raise OAuthMalformedResponse(f"{url}: {error}; is issuer right?") from None
         return metadata
 
     def _request(self, method: str, secret: str, deadline: float) -> Token:
         """Send one token request (RFC 6749 section 4.4.2) and judge the answer."""
-        url = self.token_url or self._metadata["token_endpoint"]
-        fields, assertion = dict(self._fields), ""
-        headers: dict[str, str] = {}
-        if method == "client_secret_jwt":
-            listed = self._metadata.get("token_endpoint_auth_signing_alg_values_supported")
-            algorithms = [one for one in ("HS256", "HS384", "HS512") if isinstance(listed, list) and one in listed]
-            algorithm = algorithms[0] if algorithms else "HS256"
-            assertion = _sign(self.client_id, secret, self._audience or self.issuer or url, algorithm)
-        elif method == "private_key_jwt":
-            assertion = self._ask()
-        masks = _prove(method, self.client_id, secret, assertion, headers, fields)
+        request = self._build(method, secret)
         requested_at = time.time()
-        answer, body = self._send(url, fields, headers, deadline, masks)
-        try:
-            return _judge(url, answer, body, requested_at, self.scope, masks)
-        except OAuthResponseError as error:
-            hints = self._hints(error, url, method, self.client_id + secret, assertion, requested_at)
-            error.args = ("; ".join((str(error), *hints)),)
-            raise
+        reply = self._send(request, deadline)
+        return _judge(request, reply, requested_at, self.scope)
 
-    def _hints(
-        self, error: OAuthResponseError, url: str, method: str, proof: str, assertion: str, sent: float
-    ) -> Iterator[str]:
-        """What may be the cause of a refusal. proof: id and secret. sent: when the request was, by the clock here."""
-        refused = isinstance(error, OAuthInvalidClient)
-        if isinstance(error, OAuthInvalidScope):
-            yield f"scope was {self.scope!r}"
-        if refused and method == "client_secret_basic" and urllib.parse.quote(proof, "") != proof:
-            methods = "client_secret_post or client_secret_basic_raw" if self.auth_method else "client_secret_basic_raw"
-            yield f"id or secret hold characters that servers decode in different ways: try auth_method {methods}"
-        if refused and assertion:
-            try:
-                audience = json.loads(base64.urlsafe_b64decode(assertion.split(".")[1] + "=="))["aud"]
-                other = "" if audience == url else f"; some servers want {url!r} (assertion_audience)"
-                yield f"the assertion's aud was {_clean(audience)!r}{other}"
-            except (LookupError, ValueError, TypeError):
-                pass  # not a JWT that we could read
-        try:
-            skew = _date(error.headers["Date"] if error.headers else "") - sent
-        except ValueError:
-            skew = 0.0
-        if abs(skew) > _CLOCK_SKEW:
-            yield f"the clock here is {abs(skew):.0f} s {'behind' if skew > 0 else 'ahead of'} the server's"
+    def _algorithm(self) -> str:
+        """Return the algorithm for client_secret_jwt: one that the issuer lists, else HS256."""
+        listed = self._metadata.get("token_endpoint_auth_signing_alg_values_supported")
+        for algorithm in ("HS256", "HS384", "HS512"):
+            if isinstance(listed, list) and algorithm in listed:
+                return algorithm
+        return "HS256"
 
-    def _send(
-        self, url: str, fields: Any, headers: dict[str, str], deadline: float, masks: Sequence[str]
-    ) -> tuple[Any, bytes]:
-        """Ask the authorisation server; return answer and body, whatever the status."""
-        theirs = {name.lower(): value for name, value in list(self._headers.items())}
-        headers = {"Accept": "application/json", "User-Agent": theirs.get("user-agent") or _USER_AGENT, **headers}
-        data = None if fields is None else urllib.parse.urlencode(fields, doseq=True).encode()
-        request = urllib.request.Request(url, data, headers)
-        vars(request)["deadline"] = deadline
-        where = _place(url) if fields else url
-        name = "token_url" if self.issuer is None else "issuer"
+    def _build(self, method: str, secret: str) -> _TokenRequest:
+        """Make a token request that proves who the client is (RFC 6749 section 2.3)."""
+        url = self.token_url or self._metadata["token_endpoint"]
+        fields = list(self._fields)
+        headers = dict(self._token_headers)
+        secrets = [secret, *headers.values()]
+        secrets += [value for name, value in fields if name in _SECRET_FIELDS]
+        if method.startswith("client_secret_basic"):
+            user, password = self.client_id, secret
+            # Deviation: client_secret_basic_raw is for servers that do not decode.
+            if method == "client_secret_basic":
+                # Section 2.3.1. A space as %20, since servers read + differently.
+                user = urllib.parse.quote(user, "")
+                password = urllib.parse.quote(password, "")
+            basic = base64.b64encode(f"{user}:{password}".encode()).decode()
+            headers["Authorization"] = "Basic " + basic
+            secrets.append(basic.rstrip("="))
+        else:
+            fields.append(("client_id", self.client_id))
+        if method == "client_secret_post":
+            fields.append(("client_secret", secret))
+        if method.endswith("_jwt"):
+            assertion = secret
+            if method == "client_secret_jwt":
+                audience = self._assertion_audience or self.issuer or url
+                assertion = _sign(self.client_id, secret, audience, self._algorithm())
+            fields.append(("client_assertion_type", _JWT_BEARER))
+            fields.append(("client_assertion", assertion))
+            secrets += [assertion, *assertion.split(".")]
+        data = urllib.parse.urlencode(fields).encode()
+        return _TokenRequest(url, data, headers, _spellings(*secrets))
+
+    def _send(self, token_request: _TokenRequest, deadline: float) -> _Reply:
+        """Send a request to the authorisation server and return its answer, whatever the status."""
+        headers = {"Accept": "application/json", "User-Agent": _USER_AGENT}
+        for name, value in list(self.headers.items()):
+            if name.lower() == "user-agent":
+                headers["User-Agent"] = value
+        headers.update(token_request.headers)
+        request: Any = urllib.request.Request(token_request.url, token_request.data, headers)
+        request.deadline = deadline
+        name = "issuer"
+        if self.issuer is None:
+            name = "token_url"
         try:
             with self._opener.open(request, timeout=self.timeout) as answer:
-                return answer, _read_all(answer, _ANSWER_LIMIT)
-        except _Nonsense as error:
-            raise OAuthMalformedResponse(f"{where}: {_clean(error.reason, masks)}; is {name} right?") from None
+                return _Reply(answer.status, answer.headers, _read_all(answer, _ANSWER_LIMIT))
         except urllib.error.URLError as error:
-            why = f"{where} gave no answer: {_clean(error.reason, masks)}"
-            hint = f"is {name} right, and reachable from here?"
-            if isinstance(error.reason, ssl.SSLCertVerificationError):
-                why = f"the certificate of {where} was refused: {error.reason.verify_message}"
-                hint = "for a private CA set SSL_CERT_FILE, or give context=ssl.create_default_context(cafile=...)"
-            raise OAuthTransportError(f"{why}; {hint}") from error
+            text = _clean(error, token_request.secrets)
+            if isinstance(error, _ProtocolError):
+                raise OAuthMalformedResponse(f"{text}; is {name} right?") from None
+            if not _is_lasting(error):
+                text += f"; is {name} right, and reachable from here?"
+            raise OAuthTransportError(text) from error
 
 
-def _check_method(method: Any, secret: Any, assertion: Any) -> str | None:
-    """The client authentication method; None where the server is asked, or Basic and body are tried."""
-    methods = [one for methods in _PROVED_BY.values() for one in methods]
-    if method is not None and method not in methods:
-        raise ValueError(f"auth_method must be one of {', '.join(methods)}, or None to find out")
-    if secret is not None and assertion is not None:
-        raise ValueError("client_secret and client_assertion contradict each other: leave one of them out")
-    proof = "client_secret" if secret is not None else "client_assertion" if assertion is not None else ""
-    if method is None and not proof:
-        hint = "for a client without one: auth_method='none' or 'tls_client_auth', or client_assertion="
-        raise ValueError(f"client_secret is missing; {hint}; {_ORDER}")
-    if method is not None and method not in _PROVED_BY[proof]:
-        if proof:
-            raise ValueError(f"{proof} and auth_method={method!r} contradict each other: leave one of them out")
-        raise ValueError(f"auth_method={method!r} needs client_{'secret' if 'secret' in method else 'assertion'}=")
-    return "private_key_jwt" if proof == "client_assertion" else method
+def _own_handler(handler: Any) -> Any:
+    """Return a user's handler for an opener of ours, since a handler can belong to one only."""
+    import copy
+
+    if isinstance(handler, type):
+        handler = handler()
+    # The methods of a stock one are bound to the original, also in a copy.
+    if type(handler) is urllib.request.ProxyHandler:
+        return _ProxyHandler(handler.proxies)  # type: ignore[attr-defined]
+    return copy.copy(handler)
 
 
-def _check_secret(name: str, secret: Any) -> None:
-    """ValueError or TypeError for what can be no client_secret or client_assertion."""
-    if not isinstance(secret, str):
-        kind = type(secret).__name__
-        raise TypeError(f"{name} must be a str, or a callable that returns one, not {kind}; {_ORDER}")
-    if any(letter < " " or letter == "\x7f" or "\ud800" <= letter <= "\udfff" for letter in secret):
-        raise ValueError(f"{name} has control characters, such as the line end of a file: take them off")
-    if secret == "":
-        raise ValueError(f"{name} is empty; for a client without one: auth_method='none'")
-    if secret.startswith(("https://", "http://")):
-        raise ValueError(f"{name} looks like a URL; {_ORDER}")
-    if name == "client_assertion" and not _is_visible(secret):
-        raise ValueError("client_assertion must be a JWT, of visible ASCII characters without spaces")
+def _token_opener(handlers: Iterable[Any], pool: _Pool) -> urllib.request.OpenerDirector:
+    """Return the opener for token requests: it follows no redirect and keeps no cookie."""
+    users = map(_own_handler, handlers)
+    proxies = [one for one in users if isinstance(one, urllib.request.ProxyHandler)]
+    if not proxies:
+        proxies.append(_ProxyHandler())
+    opener = urllib.request.OpenerDirector()
+    for handler in (*proxies, _HTTPHandler(pool), _HTTPSHandler(pool)):
+        opener.add_handler(handler)
+    return opener
 
 
-def _fields_of(scope: str | None, audience: list[str], resource: list[str], params: Any) -> dict[str, list[str]]:
-    """The fields of a token request, apart from those that prove who the client is."""
-    for uri in resource:
-        parts = urllib.parse.urlsplit(uri)
-        if not parts.scheme or "#" in uri:
-            raise ValueError("resource must be absolute URIs without a fragment (RFC 8707 section 2)")
-    fields = {"grant_type": ["client_credentials"], "scope": [scope] if scope else []}
-    fields.update(audience=audience, resource=resource)
-    if isinstance(params, (str, bytes)) or (params is not None and not hasattr(params, "__iter__")):
-        raise TypeError(f"token_params must be a dict of form fields, not {type(params).__name__}")
-    for name, value in params.items() if hasattr(params, "items") else params or ():
-        values = list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
-        if not isinstance(name, str) or not all(isinstance(one, (str, int, float)) for one in values):
-            raise TypeError("token_params must map names to str, numbers or lists of them; None leaves a field out")
-        fields[name] = [str(one) for one in values]
-    return {name: values for name, values in fields.items() if values}
+def _plain_text(name: str, value: Any, hint: str = "") -> str:
+    """Return a setting as text; TypeError or ValueError that names it."""
+    if not isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}{hint}")
+    text = _text(value, name)
+    if not text:
+        raise ValueError(f"{name} is empty{hint}")
+    if not text.isprintable():
+        raise ValueError(f"{name} has control characters, such as a line end: take them off")
+    return text
+
+
+def _texts(name: str, value: Any) -> list[str]:
+    """Return a setting that is one text or several as a list."""
+    if not value:
+        return []
+    if isinstance(value, (str, bytes)):
+        value = [value]
+    texts = [_plain_text(name, one) for one in value]
+    if isinstance(value, (set, frozenset)):
+        texts.sort()
+    return texts
+
+
+def _choose_method(method: str | None, name: str, secret: Any) -> str | None:
+    """Return the client authentication method, or None if it is to be found out.
+
+    name: client_secret or client_assertion, whichever the secret is.
+    """
+    if method is None:
+        if secret is None:
+            raise ValueError(f"client_secret is missing{_NO_SECRET}")
+        if name == "client_assertion":
+            return "private_key_jwt"
+        return None
+    if method not in _METHODS:
+        raise ValueError(f"auth_method must be one of {', '.join(_METHODS)}, or None to find out")
+    needed = _METHODS[method]
+    if secret is None and needed:
+        raise ValueError(f"auth_method={method!r} needs {needed}=")
+    if secret is not None and needed != name:
+        raise ValueError(
+            f"{name} and auth_method={method!r} contradict each other: "
+            f"leave one out, or pass {name}=None"
+        )
+    return method
+
+
+def _check_secret(name: str, secret: Any) -> str:
+    """Return a client_secret or client_assertion as text, or raise an error that hides it."""
+    text = _plain_text(name, secret, _NO_SECRET)
+    if text.startswith(("https://", "http://")):
+        raise ValueError(f"{name} looks like a URL{_ORDER}")
+    return text
 
 
 def _sign(client_id: str, secret: str, audience: str, algorithm: str) -> str:
-    """A JWT that proves who the client is (RFC 7523 sections 2.2 and 3), for one request: servers take it once."""
+    """Return a JWT that proves who the client is (RFC 7523). Servers accept each one once."""
     import hmac
 
-    def encode(data: bytes) -> bytes:
-        return base64.urlsafe_b64encode(data).rstrip(b"=")
+    def encode(data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
     now = int(time.time())
-    claims = {"iss": client_id, "sub": client_id, "aud": audience, "iat": now, "exp": now + _ASSERTION_LIFE}
-    claims["jti"] = os.urandom(16).hex()
-    parts = ({"alg": algorithm, "typ": "JWT"}, claims)
-    message = b".".join(encode(json.dumps(part).encode()) for part in parts)
-    return (message + b"." + encode(hmac.new(secret.encode(), message, "sha" + algorithm[2:]).digest())).decode()
+    header = {"alg": algorithm, "typ": "JWT"}
+    claims = {
+        "iss": client_id,
+        "sub": client_id,
+        "aud": audience,
+        "iat": now,
+        "exp": now + _ASSERTION_LIFE,
+        "jti": os.urandom(16).hex(),
+    }
+    message = encode(json.dumps(header).encode()) + "." + encode(json.dumps(claims).encode())
+    signature = hmac.new(secret.encode(), message.encode(), "sha" + algorithm[2:]).digest()
+    return message + "." + encode(signature)
 
 
-def _prove(
-    method: str, client_id: str, secret: str, assertion: str, headers: dict[str, str], fields: dict[str, list[str]]
-) -> list[str]:
-    """Add what proves who the client is (RFC 6749 section 2.3.1); return what must not be seen in any text."""
-    masks = {secret, " ".join(secret.split()), assertion, *assertion.split(".")}
-    masks.update(value for name, values in fields.items() if name in _SECRET_FIELDS for value in values)
-    if method.startswith("client_secret_basic"):
-        # Encoded as a form value before base64, a space as %20: servers decode that alike, and + differently.
-        pair = f"{urllib.parse.quote(client_id, '')}:{urllib.parse.quote(secret, '')}"
-        if method == "client_secret_basic_raw":  # Deviation: for servers that do not decode, of which there are many
-            pair = f"{client_id}:{secret}"
-        proof = base64.b64encode(pair.encode()).decode()
-        headers["Authorization"] = "Basic " + proof
-        masks.update(one.rstrip("=") for one in (proof, base64.b64encode(secret.encode()).decode()))
-    else:
-        fields["client_id"] = [client_id]
-        if method == "client_secret_post":
-            fields["client_secret"] = [secret]
-        if assertion:
-            fields.update(client_assertion_type=[_JWT_BEARER], client_assertion=[assertion])
-    return sorted((mask for mask in masks if mask), key=len, reverse=True)
-
-
-def _date(text: Any) -> float:
-    """Seconds since the epoch of an HTTP date (RFC 9110 section 5.6.7), of which one form has no zone; ValueError."""
+def _judge(request: _TokenRequest, reply: _Reply, requested_at: float, scope: str | None) -> Token:
+    """Return the Token of an answer, or raise what it means (RFC 6749 sections 5.1 and 5.2)."""
+    media_type = reply.headers.get("Content-Type", "no Content-Type")
+    problem = ""
+    mapping: dict[str, Any] = {}
     try:
-        date = email.utils.parsedate_to_datetime(text)
-        return (date.replace(tzinfo=datetime.timezone.utc) if date.tzinfo is None else date).timestamp()
-    except (LookupError, TypeError, ValueError, OverflowError, OSError, AttributeError):
-        raise ValueError("no HTTP date") from None
+        mapping = _parse_object(reply.body, media_type)
+    except ValueError as error:
+        problem = str(error)
+    tokens = ("access_token", "refresh_token", "id_token")
+    secrets = _spellings(*(str(mapping.get(name) or "") for name in tokens))
+    secrets += request.secrets
+    said = {}
+    for name in ("error", "error_description", "error_uri"):
+        value = mapping.get(name)
+        if value and isinstance(value, str):
+            said[name] = _clean(value, secrets)
 
-
-def _judge(url: str, answer: Any, body: bytes, requested_at: float, scope: str | None, masks: list[str]) -> Token:
-    """A token, if the answer is as RFC 6749 section 5.1 says; else the exception that its code or status means."""
-    mapping, why = _parse_json(body)
-    status: int = answer.status
-    tokens = [str(mapping[name]) for name in ("access_token", "refresh_token", "id_token") if mapping.get(name)]
-    masks = sorted({*masks, *tokens}, key=len, reverse=True)
-    texts = {name: mapping.get(name) for name in ("error", "error_description", "error_uri")}
-    said = {name: _clean(text, masks) for name, text in texts.items() if text and isinstance(text, str)}
-    if 200 <= status < 300 and "error" not in said and not why:
+    if 200 <= reply.status < 300 and "error" not in said and not problem:
+        mapping.setdefault("scope", scope)  # may be left out if it is what was asked for
+        for name in ("scope", "token_type"):
+            if "***" in _clean(mapping.get(name), secrets):
+                mapping[name] = None  # texts may show it
         try:
-            if "scope" not in mapping and scope:  # RFC 6749 section 5.1: left out where it is what was asked for
-                mapping = {**mapping, "scope": scope}
-            if any(mask in str(mapping.get("scope")) for mask in masks):  # it may come to be shown
-                mapping = {**mapping, "scope": None}
             return Token.from_response(mapping, requested_at)
         except OAuthMalformedResponse as error:
-            why = _clean(error, masks)
-    kind = _verdict(status, texts["error"] if "error" in said else None)
-    text = ": ".join(said[name] for name in ("error", "error_description") if name in said)
-    if not text and status >= 400 and b"token" not in body.lower() and b"\0" not in body:  # no token itself, no UTF-16
-        text = _clean(" ".join(body.decode("utf-8", "replace").split()), masks, 200)
-    if 300 <= status < 400:
-        why = f"it redirects to {_clean(answer.headers.get('Location'), masks)!r}, which is not followed"
-    media = _clean(answer.headers.get("Content-Type", "no content type"), masks)[:80]
-    detail = text or f"{why or 'no error code'} ({media}, {len(body)} bytes)"
-    headers, retry_after = _clean_headers(answer.headers, masks), _retry_after(answer.headers)
-    lost = "error" not in said and kind in (OAuthResponseError, OAuthMalformedResponse)
-    message = f"{_place(url)} answered {status} - {detail}; {'is token_url right?' if lost else kind._advice}"
-    raise kind(message, status=status, headers=headers, retry_after=retry_after, **said)
+            problem = _clean(error, secrets)
+    if 300 <= reply.status < 400:
+        location = _clean(reply.headers.get("Location"), secrets)
+        problem = f"it redirects to {location!r}, which is not followed"
+
+    kind = _kind_of(reply.status, said.get("error"))
+    detail = ": ".join(said.values())
+    if not detail:
+        shown = _clean(media_type, secrets, 80)
+        problem = problem or "no error code"
+        detail = f"{problem} ({shown}, {len(reply.body)} bytes)"
+    raise kind(
+        f"{_place(request.url)} answered {reply.status} - {detail}; {kind._advice}",
+        status=reply.status,
+        headers=_clean_headers(reply.headers, secrets),
+        retry_after=_retry_after(reply.headers),
+        **said,
+    )
 
 
-def _verdict(status: int, code: str | None) -> type[OAuthResponseError]:
-    """The class for a refusal: the code decides, else the status."""
-    if code in ERRORS_BY_CODE:
-        return ERRORS_BY_CODE[code]
-    if status in (*_TRANSIENT, 503):
+def _kind_of(status: int, code: Any) -> type[OAuthResponseError]:
+    """Return the class of a refusal (RFC 6749 section 5.2)."""
+    # Deviation: Auth0 says 401 access_denied, ServiceNow server_error, Keycloak
+    # unauthorized_client.
+    if status == 401 and code not in _CERTAIN_AT_401:
+        return OAuthInvalidClient
+    if status in _BUSY:
         return OAuthTemporarilyUnavailable
     if status >= 500:
         return OAuthServerError
     if code is None and status < 400:
         return OAuthMalformedResponse
-    return OAuthInvalidClient if code is None and status in (401, 403) else OAuthResponseError
+    if code is None and status == 403:
+        return OAuthInvalidClient
+    return ERRORS_BY_CODE.get(code, OAuthResponseError)
+
+
+def _is_client_refused(error: OAuthResponseError) -> bool:
+    """Return whether another authentication method may be accepted."""
+    if error.status == 403 and error.error not in ERRORS_BY_CODE:
+        return True
+    # Deviation: servers that do not know Basic say invalid_request.
+    return isinstance(error, (OAuthInvalidClient, OAuthInvalidRequest))
+
+
+def _is_lasting(error: Any) -> bool:
+    """Return whether a failure of the transport stays until somebody changes a setting."""
+    reason = getattr(error, "reason", None)
+    return isinstance(error, _ProxyError) or isinstance(reason, ssl.CertificateError)
 
 
 def _is_transient(error: OAuthError) -> bool:
-    """Whether the same request may succeed in a moment. A certificate does not become right by itself."""
+    """Return whether the same request may succeed in a moment."""
     if isinstance(error, OAuthTransportError):
-        reason = getattr(error.__cause__, "reason", None)
-        return not isinstance(reason, ssl.SSLCertVerificationError)
+        return not _is_lasting(error.__cause__)
     return isinstance(error, (OAuthTemporarilyUnavailable, OAuthServerError))
 
 
-def _parse_json(body: bytes) -> tuple[dict[str, Any], str]:
-    """The JSON object of a body and "", or an empty one and why there is none."""
+def _parse_object(body: bytes, content_type: str = "") -> dict[str, Any]:
+    """Return the JSON object of a body; ValueError that says why there is none."""
 
-    def number(digits: str) -> float:  # Trap: int() refuses, or takes minutes for, what has thousands of digits
-        return int(digits) if len(digits) < 20 else float(digits)
+    def number(digits: str) -> float:
+        if len(digits) < 20:
+            return int(digits)
+        return float(digits)  # int() may refuse, or take minutes
 
+    if not body:
+        raise ValueError("the body is empty")
     try:
-        parsed = json.loads(body.decode("utf-8-sig"), parse_int=number)
-    except UnicodeDecodeError:
-        return {}, "the body is not UTF-8"
+        parsed = json.loads(_decode(body, content_type), parse_int=number)
     except (ValueError, RecursionError):
-        return {}, "the body is not JSON" if body else "the body is empty"
-    return (parsed, "") if isinstance(parsed, dict) else ({}, "the body is not a JSON object")
+        raise ValueError("the body is not JSON") from None
+    if not isinstance(parsed, dict):
+        raise ValueError("the body is not a JSON object")
+    return parsed
+
+
+def _seconds_of_date(text: Any) -> float:
+    """Return an HTTP date (RFC 9110 section 5.6.7) in seconds since the epoch; or ValueError."""
+    try:
+        return email.utils.mktime_tz(email.utils.parsedate_tz(text))
+    except Exception:  # of many kinds, and not the same in each Python
+        raise ValueError("not an HTTP date") from None
 
 
 def _retry_after(headers: http.client.HTTPMessage) -> float | None:
-    """Seconds of a Retry-After header (RFC 9110 section 10.2.3), within bounds, or None."""
+    """Return the seconds of a Retry-After header, at most 300, or None (RFC 9110, 10.2.3)."""
     text = headers.get("Retry-After", "").strip()
     try:
-        if text.isascii() and text.isdigit():
-            return min(float(text[:9]), _RETRY_AFTER_LIMIT)
-        # By the server's own clock, if it shows it: ours may differ by more than the wait.
-        wait = _date(text) - (_date(headers["Date"]) if "Date" in headers else time.time())
+        if text.isdecimal():
+            wait = float(text)
+        else:
+            # By the server's own clock if it shows it: ours may differ by more than the wait.
+            now = time.time()
+            if "Date" in headers:
+                now = _seconds_of_date(headers["Date"])
+            wait = _seconds_of_date(text) - now
     except ValueError:
         return None
     return min(max(wait, 0.0), _RETRY_AFTER_LIMIT)
@@ -1691,46 +1969,57 @@ def _retry_after(headers: http.client.HTTPMessage) -> float | None:
 
 # ---- Caches: FileCache, and how any cache is asked without harm ----------------------------------
 
-_CACHE_REST = 30.0  # seconds that a cache which failed is left alone
-_CACHE_POLLS = 0.02, 0.1  # seconds between two looks while another process fetches: the least and the most
-_CACHE_PATIENCE = 0.3, 0.5  # of the time that a fetch may take: what we wait for another's, before ours
+# Seconds that a cache which failed is left alone: longer than a fetch that hangs in it.
+_CACHE_REST = 60.0
+_CACHE_POLL = 0.05  # seconds between two looks while another process fetches
+_CACHE_PATIENCE = 0.3, 0.5  # of the time that a fetch may take: the wait for another's, before ours
 _LONGEST_ENTRY = 30 * 86400  # seconds; memcached takes a greater number for a date
 _AHEAD_LIMIT = 300.0  # seconds that the clock of another machine may be ahead
+
+_FORK_AWARE: weakref.WeakSet[Any] = weakref.WeakSet()  # what must know when it is in a forked child
+
+
+def _after_fork() -> None:
+    for one in list(_FORK_AWARE):
+        one._after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class FileCache:
     """A cache that the processes of one user on one machine share: a
-    directory with a file for each token.
+    directory with one file for each token.
 
-    directory: `~` is expanded; made with mode 0700 if it is not there.
-        Files get mode 0600, and are written whole or not at all. What
-        another user owns or could write is refused, and so is a symbolic
-        link. Threads may share it.
-    The methods do I/O and raise OSError, which a TokenSource logs; it then
-    goes on without.
+    directory: a path; `~` is expanded. It is made with mode 0700 at first
+    use. Files have mode 0600, and are written whole or not at all.
+
+    Nothing is trusted that another user owns or could write, and no
+    symbolic link is followed. The methods do I/O and raise OSError, which
+    a TokenSource logs; it then works without the cache. Threads may share
+    it.
     """
 
     def __init__(self, directory: str | bytes | os.PathLike[Any]) -> None:
-        named = os.path.expanduser(os.fsdecode(directory))
-        if not named:
+        path = os.path.expanduser(os.fsdecode(directory))
+        if not path:
             raise ValueError("cache must name a directory, and not be empty")
-        self.directory = named if named[0] == "~" else os.path.abspath(named)
+        self.directory = path if path.startswith("~") else os.path.abspath(path)
 
     def get(self, key: str) -> bytes | None:
-        """Return what was set, or None where nothing is, or nothing that
-        can be read."""
+        """Return what was set, or None if nothing is there that can be
+        read."""
         path = self._path(key)
         try:
-            number = _open_private(path, os.O_RDONLY)
-        except (FileNotFoundError, PermissionError):  # set() puts another one in its place
+            with open(path, "rb", opener=_open_private) as file:
+                return file.read(_ANSWER_LIMIT)
+        except (FileNotFoundError, PermissionError):  # set() will put another file in its place
             return None
-        with open(number, "rb") as file:
-            _check_owner(path, os.fstat(number))
-            return file.read(_ANSWER_LIMIT)
 
     def set(self, key: str, value: str, seconds: int) -> None:
-        """Keep a text. `seconds` is not looked at: the text says by itself
-        how long it is good."""
+        """Keep a text. seconds is ignored: the text says by itself how
+        long it is good."""
         import tempfile  # urllib has imported it already
 
         path = self._path(key)
@@ -1747,532 +2036,613 @@ class FileCache:
 
     def lock(self, name: str, timeout: float | None = None) -> _FileLock:
         """Return a lock with acquire() and release(). The system frees it
-        when its holder dies; no time-out needed."""
+        when its holder dies, so timeout is ignored."""
         return _FileLock(self._path(name))
 
     def _path(self, key: str) -> str:
-        if self.directory[0] == "~":
+        if self.directory.startswith("~"):
             raise FileNotFoundError(f"there is no home directory for {self.directory}")
         os.makedirs(self.directory, 0o700, exist_ok=True)
-        _check_owner(self.directory, os.lstat(self.directory))
+        _check_private(self.directory, os.lstat(self.directory), stat.S_ISDIR)
         return os.path.join(self.directory, urllib.parse.quote(key, ""))
 
 
 class _FileLock:
-    """A lock between threads and processes: of a file that stays, since removing it would let two in."""
-
-    held: set[_FileLock] = set()  # noqa: RUF012  # of this process
+    """Lock out other threads and processes. The file stays: removing it would let two in."""
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._number: int | None = None  # of the open file, while the lock is held
+        _FORK_AWARE.add(self)
 
     def acquire(self, blocking: bool = False) -> bool:
-        """Whether it is ours now; never waits."""
+        """Return whether the lock is held now; never wait."""
         number = _open_private(self._path, os.O_RDWR | os.O_CREAT)
-        try:
-            _lock_file(number, True)
-        except (BlockingIOError, PermissionError):  # another has it: flock says the one, Windows the other
+        if not _lock_file(number, True):
             os.close(number)
             return False
-        except (ImportError, OSError):  # a system or file system without locks does without
-            pass
         self._number = number
-        self.held.add(self)
         return True
 
     def release(self) -> None:
-        if self in self.held:
-            self.held.discard(self)
-            try:  # Trap: closing alone would not do, since a forked child inherits the lock
-                _lock_file(self._number, False)
-            except (ImportError, OSError):
-                pass
+        """Free the lock if it is held."""
+        if self._number is not None:
+            # Closing the file would not free it while a forked child still has it open.
+            _lock_file(self._number, False)
+            self._after_fork()
+
+    def _after_fork(self) -> None:
+        """Close the file: in a forked child the lock is the parent's, and must not outlive it."""
+        if self._number is not None:
             os.close(self._number)
-
-    @classmethod
-    def disown(cls) -> None:
-        """In a forked child: close what is the parent's, or the lock would outlive it."""
-        while cls.held:
-            os.close(cls.held.pop()._number)
+            self._number = None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_FileLock.disown)
+def _lock_file(number: int, on: bool) -> bool:
+    """Lock or unlock an open file; return False if another process or thread holds the lock."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
 
+            msvcrt.locking(number, msvcrt.LK_NBLCK if on else msvcrt.LK_UNLCK, 1)
+        else:
+            import fcntl
 
-def _lock_file(number: int, on: bool) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(number, msvcrt.LK_NBLCK if on else msvcrt.LK_UNLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB if on else fcntl.LOCK_UN)
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB if on else fcntl.LOCK_UN)
+    except (BlockingIOError, PermissionError):  # flock raises the one, Windows the other
+        return False
+    except (ImportError, OSError):  # a system or file system without locks does without
+        pass
+    return True
 
 
 def _open_private(path: str, flags: int) -> int:
-    """Open a file, and nothing else: a pipe, say, could make us wait for ever."""
-    for name in ("O_NOFOLLOW", "O_BINARY", "O_NONBLOCK"):
+    """Open a regular file of ours: a pipe could make us wait for ever, a link lead elsewhere."""
+    for name in ("O_NOFOLLOW", "O_NONBLOCK"):
         flags |= getattr(os, name, 0)
     number = os.open(path, flags, 0o600)
-    if stat.S_ISREG(os.fstat(number).st_mode):
-        return number
-    os.close(number)
-    raise PermissionError(f"{path} is not a file: remove it")
+    try:
+        _check_private(path, os.fstat(number), stat.S_ISREG)
+    except OSError:
+        os.close(number)
+        raise
+    return number
 
 
-def _check_owner(path: str, status: os.stat_result) -> None:
-    """Refuse what another user owns or could write, and links, which may lead there. Windows has no such modes."""
-    if stat.S_ISLNK(status.st_mode):
-        raise PermissionError(f"{path} is a symbolic link: name what it points to")
+def _check_private(path: str, status: os.stat_result, is_kind: Callable[[int], bool]) -> None:
+    """Refuse what is of another kind, and what another user owns or could write to."""
+    if not is_kind(status.st_mode):
+        raise PermissionError(
+            f"{path} is a symbolic link or of an unexpected kind: use another path"
+        )
+    # Windows has no such modes.
     if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
-        raise PermissionError(f"{path} is not trusted, since other users own it or could write to it: chmod 700")
+        raise PermissionError(
+            f"{path} is not trusted, since other users own it or could write to it: chmod 700"
+        )
 
 
-class _Shared:
-    """Any cache, as one that does no harm: what it raises is a log line, and then it is left alone for a while."""
-
-    failed: Moment = (0.0, 0.0)
-    odd = False  # it held nonsense, and that was said
+class _SharedCache:
+    """Use any cache without harm: log its errors, and then leave it alone for a while."""
 
     def __init__(self, cache: Any, key: str | None, fetch: Any) -> None:
         import hashlib  # urllib has imported it already
 
         self.cache = FileCache(cache) if isinstance(cache, (str, bytes, os.PathLike)) else cache
-        if not (callable(getattr(self.cache, "get", None)) and callable(getattr(self.cache, "set", None))):
-            raise TypeError("cache must be a path, or an object with get(key) and set(key, value, seconds)")
-        key = getattr(fetch, "cache_key", None) if key is None else key
+        if not (hasattr(self.cache, "get") and hasattr(self.cache, "set")):
+            raise TypeError(
+                "cache must be a path, or an object with get(key) and set(key, value, seconds)"
+            )
+        if key is None:
+            key = getattr(fetch, "cache_key", None)
         if not isinstance(key, str) or not key:
-            raise ValueError("cache_key must be a text that says what is shared, if fetch is a callable of your own")
+            raise ValueError("cache_key must say what is shared, if fetch is a callable of yours")
         self.key = "oauth_session-" + hashlib.sha256(key.encode()).hexdigest()
         try:
-            self.locks = callable(getattr(self.cache, "lock", None))
-        except Exception:  # diskcache.FanoutCache asserts that it has no such thing
-            self.locks = False
+            self.can_lock = callable(self.cache.lock)
+        except Exception:  # diskcache.FanoutCache raises AssertionError
+            self.can_lock = False
+        self.failed: Moment = _LONG_AGO
+        self.had_nonsense = False
 
-    def resting(self) -> bool:
-        return _since(self.failed) < _CACHE_REST
-
-    def ask(self, one: Any, method: str, *values: Any, **more: Any) -> Any:
-        """What a method of the cache or its lock returns; None if it fails, or one did a moment ago."""
-        try:
-            return None if self.resting() else getattr(one, method)(*values, **more)
-        except Exception as error:
-            self.failed = _now()
-            shown = _clean(error) if isinstance(self.cache, FileCache) else type(error).__name__  # may show the token
-            _log("warning", "the shared cache fails, and is left alone for %d s: %s", _CACHE_REST, shown)
+    def call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Call a method of the cache or its lock; return None if it fails, or one failed lately."""
+        if _since(self.failed) < _CACHE_REST:
             return None
+        self.failed = _now()  # a call that hangs has failed, too: the next fetch does without
+        try:
+            result = method(*arguments, **options)
+        except Exception as error:
+            # The text of an error that is not ours may show the token.
+            shown = _clean(error) if isinstance(self.cache, FileCache) else type(error).__name__
+            what = "the shared cache fails, and is left alone for %d s: %s"
+            _log("warning", what, _CACHE_REST, shown)
+            return None
+        self.failed = _LONG_AGO
+        return result
 
-    def seek(self, flight: _Flight, judge: Callable[[Token, Moment], _Held | None], limit: float) -> _Held | None:
-        """A token to use; or None where it is time to fetch one, with the lock if there is one."""
-        lock: Any = None
-        waits = self.locks and flight.why != "look"
-        patience = limit * random.uniform(*_CACHE_PATIENCE) if waits else 0.0
-        while True:
-            found = self.read()
-            held = None if found is None else judge(*found)
-            if held is not None or flight.lock is not None or self.resting() or _since(flight.since) >= patience:
-                return held
-            lock = lock or self.ask(self.cache, "lock", self.key + ".lock", timeout=limit)
-            if self.ask(lock, "acquire", blocking=False):
-                flight.lock = lock  # and look again: the one before us may have left a token
-            else:
-                time.sleep(random.uniform(*_CACHE_POLLS))
+    def find(
+        self, accept: Callable[[Token, Moment], _KeptToken | None], limit: float
+    ) -> tuple[_KeptToken | None, Any]:
+        """Look for a token, take the lock, and look again.
 
-    def read(self) -> tuple[Token, Moment] | None:
-        """The token there, judged like a fresh answer, and when it was obtained."""
-        value, (wall, steady) = self.ask(self.cache, "get", self.key), _now()
+        Return the token, or None if one is to be fetched; and the lock, or None if it is not held.
+        """
+        kept = self.read(accept)
+        if kept is not None or not self.can_lock:
+            return kept, None
+        lock = self.call(self.cache.lock, self.key + ".lock", timeout=limit)
+        deadline = time.monotonic() + limit * random.uniform(*_CACHE_PATIENCE)
+        while lock is not None:
+            held = self.call(lock.acquire, blocking=False)
+            kept = self.read(accept)  # the one who held the lock before us may have left a token
+            if held:
+                return kept, lock
+            if kept is not None or held is None or time.monotonic() >= deadline:
+                break
+            time.sleep(_CACHE_POLL)
+        return kept, None
+
+    def read(self, accept: Callable[[Token, Moment], _KeptToken | None]) -> _KeptToken | None:
+        """Return the token in the cache if it is accepted; judge it like a fresh answer."""
+        value = self.call(self.cache.get, self.key)
         if value is None:
             return None
-        body = value.encode("utf-8", "replace") if isinstance(value, str) else value
-        entry = _parse_json(body)[0] if isinstance(body, bytes) else {}
-        obtained, life = _seconds(entry.get("obtained_at")), entry.get("expires_in")
+        wall, steady = _now()
         try:
-            if obtained is None or obtained > wall + _AHEAD_LIMIT or (life is not None and _seconds(life) is None):
-                raise ValueError
-            start = min(obtained, wall)  # a clock that is ahead must not prolong a life
-            return Token.from_response(entry, start), (obtained, steady - (wall - start))
-        except (ValueError, OAuthMalformedResponse):
-            if not self.odd:
-                self.odd = True
+            entry = _parse_object(value.encode() if isinstance(value, str) else bytes(value))
+            obtained = _seconds(entry.get("obtained_at"))
+            if obtained is None or obtained > wall + _AHEAD_LIMIT:
+                raise ValueError("no time, or one in the future")
+            if entry.get("expires_in") is not None and _seconds(entry["expires_in"]) is None:
+                raise ValueError("no life")
+            age = max(0.0, wall - obtained)  # a clock that is ahead must not prolong its life
+            token = Token.from_response(entry, wall - age)
+        except (TypeError, ValueError, OAuthMalformedResponse):
+            if not self.had_nonsense:
+                self.had_nonsense = True
                 _log("warning", "what the shared cache holds makes no sense, and is not used")
             return None
+        return accept(token, (obtained, steady - age))
 
-    def leave(self, flight: _Flight, held: _Held | None) -> None:
-        """Write the token if it was fetched, as the response that would make it; and let the next one in."""
-        if held is not None and held.borrowed is None:
-            token, raw = held.token, held.token.raw or {}
-            entry = {name: getattr(token, name) for name in ("access_token", "token_type", "scope")}
-            entry["expires_in"] = None if token.expires_at is None else held.life
-            entry.update(refresh_in=_seconds(raw.get("refresh_in")), obtained_at=held.obtained)
-            seconds = min(max(1, int(held.left())), _LONGEST_ENTRY)
-            self.ask(self.cache, "set", self.key, json.dumps(entry), seconds)
-        try:
-            if flight.lock is not None:
-                flight.lock.release()
-        except Exception:  # it has a time-out, which may have passed
-            pass
+    def leave(self, kept: _KeptToken | None, lock: Any) -> None:
+        """Write a token that was fetched, as the answer that would make it; release the lock."""
+        if kept is not None and kept.read_at is None:
+            token = kept.token
+            entry = {
+                "access_token": token.access_token,
+                "token_type": token.token_type,
+                "scope": token.scope,
+                "expires_in": None if token.expires_at is None else kept.life,
+                "refresh_in": _seconds((token.raw or {}).get("refresh_in")),
+                "obtained_at": kept.requested[0],
+            }
+            seconds = min(max(1, int(kept.left())), _LONGEST_ENTRY)
+            self.call(self.cache.set, self.key, json.dumps(entry), seconds)
+        if lock is not None:
+            try:
+                lock.release()
+            except Exception:  # it has a time-out, which may have passed
+                pass
 
 
 # ---- TokenSource: keeps the token and renews it, one fetch at a time -----------------------------
 
-_FETCH_LIMIT = 30.0  # seconds after which a flight of a fetch without a `timeout` of its own counts as dead
-_FLIGHT_GRACE = 2.0  # seconds beyond it, for what no deadline covers
-_FORCED_EVERY = 60.0  # seconds; an API that answers 401 for ever costs one token request in this time
+_FETCH_LIMIT = 30.0  # seconds that a fetch without a `timeout` of its own may take
+_ANSWER_GRACE = 0.2  # seconds beyond a caller's time-out, for the error of the fetch to arrive
+_FETCH_GRACE = 2.0  # seconds beyond it, for what no deadline covers
+_FORCED_EVERY = 60.0  # seconds; an API that answers 401 for ever costs one fetch in this time
 _LONGEST_PAUSE = 60.0  # seconds between the attempts of a fetch that keeps failing
-_BORROWED_CALM = 5.0  # seconds to hold a DUE token of a shared cache before it is renewed: short scripts end before
-_REFUSED_KEPT = 16  # refused tokens that are not to be taken from a shared cache again
+_READ_HOLD = (
+    5.0  # seconds before a DUE token of a shared cache is renewed: short scripts end before
+)
 
 
-class _Flight:
-    """One fetch under way: led by one thread; all others that need its token wait for it.
+class _Fetch:
+    """A fetch under way, in a thread of its own. All who need its token wait for `done`."""
 
-    why: "due", a renewal in the background; "needed", by a caller who has none; "refused", by an API; or "look":
-    into the shared cache only, since a fetch would not be in order.
-    """
-
-    leader: int | None = None  # its thread
-    lock: Any = None  # of the shared cache
-    token: Token | None = None
-    error: Exception | None = None  # without both it was interrupted, or looked in vain
-
-    def __init__(self, why: str, error: Exception | None = None) -> None:
-        self.why, self.error, self.since, self.landed = why, error, _now(), threading.Event()
-
-
-class _Traffic:
-    """What a TokenSource knows about fetches, apart from the token. A fork or `clear()` begins with a new one."""
-
-    flight: _Flight | None = None  # the last one
-    forced: _Flight | None = None  # the last one that fetched because of a refused token
-    failures = 0  # in a row
-    pause: tuple[Moment, float, Exception | None] = ((0.0, 0.0), 0.0, None)  # since, seconds, what callers get
-
-    def __init__(self) -> None:
-        self.process = os.getpid()
-        self.lock = threading.Lock()  # guards this and writes of TokenSource._held; never held in user code
-
-    def pausing(self) -> bool:
-        since, seconds, _ = self.pause
-        return _since(since) < seconds
-
-    def fail(self, flight: _Flight) -> None:
-        """When may the next one start?"""
-        self.failures += 1
-        error, due = flight.error, flight.why == "due"
-        asked = _seconds(error.retry_after) if isinstance(error, OAuthResponseError) else None
-        doublings = self.failures - (1 if due else 2)  # a caller may try once more at once
-        if asked is not None:
-            self.pause = _now(), min(asked, _RETRY_AFTER_LIMIT), error
-        elif doublings >= 0:
-            length = min(2.0 ** min(doublings, 6), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
-            self.pause = _now(), length, None if due else error  # a caller may try
+    def __init__(self, background: bool, refused: str) -> None:
+        self.background = background  # a DUE token is renewed: no caller is told of a failure
+        self.refused = refused  # the token that an API refused, or ""
+        self.since = _now()
+        self.thread: int | None = None  # that runs it
+        self.done = threading.Event()
+        self.token: Token | None = None
+        self.error: Exception | None = None
 
 
 class TokenSource:
-    """Keeps a token, and renews it in time (RFC 6749 section 4.4: the same
-    grant again). Threads may share it.
+    """Keeps a token and renews it in time (RFC 6749 section 4.4: by the
+    same grant again). Threads may share it.
 
-    fetch: a callable that returns a Token, such as ClientCredentials;
-        called by one thread at a time.
+    fetch: a callable that returns a Token, such as ClientCredentials. It
+    is called in a thread of its own, one at a time.
     refresh_before: seconds before its end at which a token is DUE, at most
-        half of its life; default 300; a `refresh_in` in the server's
-        answer goes before it.
+    half of its life; default 300. A `refresh_in` of the server's answer
+    goes before it.
     cache: a directory to share the token with other processes (see
-        FileCache), or an object with get(key) and set(key, value,
-        seconds), such as redis.Redis(); with lock(name, timeout=...) too,
-        one of them fetches for all. It holds the token in plain text. Its
-        errors are logged, and go no further.
+    FileCache), or an object with get(key) and set(key, value, seconds),
+    such as redis.Redis(). With lock(name, timeout=...) too, one process
+    fetches for all. It holds the token in plain text.
     cache_key: a text that says what is shared; default: a hash of the
-        settings and the secret of ClientCredentials.
+    settings and the secret of ClientCredentials.
 
-    FRESH and DUE tokens are handed out without waiting, a DUE one while a
-    background thread renews it. For its last 10 seconds, or tenth of its
-    life, it is EXPIRED: one caller fetches, and all wait for the result,
-    token or error.
+    A FRESH or DUE token is returned at once; a DUE one is renewed in the
+    background meanwhile. Without one, callers wait for the fetch that is
+    under way, or start one. Each fetch runs in a daemon thread of its own:
+    it looks into the cache, else obtains a token, and writes it there.
+    Token or error is for all who wait. It is kept only if the fetch is
+    still the current one: not after its deadline, a clear() or a fork.
     """
 
     def __init__(
-        self, fetch: Callable[[], Token], *, cache: Any = None, cache_key: str | None = None,
+        self,
+        fetch: Callable[[], Token],
+        *,
+        cache: Any = None,
+        cache_key: str | None = None,
         refresh_before: float = 300.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not callable(fetch):
-            raise TypeError(f"fetch must be a callable that returns a Token, not {type(fetch).__name__}")
-        if isinstance(refresh_before, bool) or not isinstance(refresh_before, (int, float)):
-            raise TypeError(f"refresh_before must be a number of seconds, not {type(refresh_before).__name__}")
-        if not 0 <= refresh_before <= _LONGEST_LIFE:
-            raise ValueError("refresh_before must be 0 or more seconds")
+            raise TypeError(
+                f"fetch must be a callable that returns a Token, not {type(fetch).__name__}"
+            )
+        if not (isinstance(refresh_before, (int, float)) and 0 <= refresh_before <= _LONGEST_LIFE):
+            raise ValueError("refresh_before must be a number of seconds, 0 or more")
         self._fetch = fetch
         self._refresh_before = refresh_before
-        self._origin: Origin | None = getattr(fetch, "origin", None)  # of the token endpoint
-        self._shared = None if cache is None else _Shared(cache, cache_key, fetch)
-        self._done = 0.0  # wall clock; what the shared cache has from before is not taken
-        self._refused: deque[int] = deque(maxlen=_REFUSED_KEPT)  # hashes of tokens
-        self._held: _Held | None = None  # the token; replaced as a whole, and read without the lock
-        self._traffic_of: dict[int, _Traffic] = {}  # by process
+        self._cache = None if cache is None else _SharedCache(cache, cache_key, fetch)
+        self._kept: _KeptToken | None = None  # replaced as a whole, and read without the lock
+        self._newer_than = 0.0  # wall clock; what the shared cache has from before is not taken
+        self._after_fork()
+        _FORK_AWARE.add(self)
+
+    def _after_fork(self) -> None:
+        """Start anew with the token alone: the parent's threads are not here to free the lock."""
+        # Guards all fields from here on; never held while foreign code runs. An RLock, since a
+        # __del__ or a signal handler may use the source in the very thread that holds it.
+        self._lock = threading.RLock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._under_way: _Fetch | None = None
+        self._refused = ""  # the last token that an API refused
+        self._forced: Moment = _LONG_AGO  # when a refused token was last replaced by a fetch
+        self._backoff = 0.0  # seconds to pause after the next failure: 0, 1, 2, 4 ... 60
+        self._pause_end: Moment = _LONG_AGO
+        self._failed: _Fetch | None = None  # whose error callers without a token get in the pause
 
     def __repr__(self) -> str:
-        known = isinstance(self._fetch, ClientCredentials)  # a functools.partial would show its arguments
+        # Of another callable the name alone: a functools.partial would show its arguments.
+        known = isinstance(self._fetch, ClientCredentials)
         return f"TokenSource({self._fetch if known else type(self._fetch).__name__!r})"
 
-    def token(self) -> Token:
-        """Return a Token that has not expired. Does I/O and may raise
-        OAuthError only where none is held."""
-        return self._ready() or self._obtain()
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a TokenSource cannot be pickled: make it anew from its settings")
+
+    def token(self, timeout: float | None = None) -> Token:
+        """Return a token that has not expired, fetching one if necessary.
+
+        timeout: seconds to wait for it; default: as long as a fetch may
+        take. Raises OAuthError if none can be had, and what fetch raises.
+        """
+        return self._ready() or self._obtain(timeout)
 
     def authorization(self) -> str:
-        """Return the value of an Authorization header, for use with other
-        HTTP clients: `Bearer ...`."""
-        return "Bearer " + self.token().access_token
+        """Return the value of an Authorization header, "Bearer ...", for
+        another HTTP client. Like token(), it may fetch, and raise."""
+        return f"Bearer {self.token().access_token}"
 
-    def reject(self, token: Token | str) -> Token:
+    def reject(self, token: Token | str, timeout: float | None = None) -> Token:
         """Say that an API answered 401 to this token, and return the one
         to use now.
 
-        That is a newer one, fetched if need be. It is the same one where a
-        fetch was tried within the last minute, or a pause after failures
-        is on: then the 401 stands. Raises OAuthError if the fetch fails.
+        That is another one, of the cache or fetched if necessary. It is
+        the same one if a refused token was replaced within the last
+        minute, or in a pause after failures: then the 401 stands. timeout:
+        as for token(). Raises what token() raises.
         """
-        return self._obtain(None, token if isinstance(token, Token) else Token(token))
+        refused = token if isinstance(token, Token) else Token(token)
+        return self._obtain(timeout, refused.access_token)
 
     def clear(self) -> None:
         """Forget token, errors and pauses. A fetch under way serves those
-        who wait for it, and is not kept."""
-        traffic = self._traffic()
-        with traffic.lock:
-            self._traffic_of = {os.getpid(): _Traffic()}
-            if self._held is not None:
-                self._refused.append(hash(self._held.token.access_token))
-            self._held, self._done = None, time.time()
+        who wait for it, and its token is not kept."""
+        with self._lock:
+            self._forget()
+            self._newer_than = max(time.time(), self._newer_than)
+            if self._kept is not None:
+                self._refused = self._kept.token.access_token
+                self._kept = None
 
     @property
     def _limit(self) -> float:
         return getattr(self._fetch, "timeout", None) or _FETCH_LIMIT
 
-    def _traffic(self) -> _Traffic:
-        # A forked child must not touch locks and flights of its parent: their threads do not exist there.
-        process = os.getpid()
-        return self._traffic_of.get(process) or self._traffic_of.setdefault(process, _Traffic())
-
     def _ready(self) -> Token | None:
-        """The token at hand, unless it has expired; one that is due is renewed in the background."""
-        held = self._held
-        if held is None:
+        """Return the token unless it has expired; start to renew one that is due."""
+        kept = self._kept
+        if kept is None:
             return None
-        age = held.age()
+        age = kept.age()
         if age == DUE:
-            self._renew(held)
-        return None if age == EXPIRED else held.token
+            self._renew(kept)
+        return None if age == EXPIRED else kept.token
 
-    def _renew(self, held: _Held) -> None:
-        """Start the background renewal, unless one is under way or has just failed."""
-        traffic = self._traffic()
-        calm = held.borrowed is not None and _since(held.borrowed) < _BORROWED_CALM
-        if calm or traffic.pausing() or self._under_way(traffic.flight):
+    def _renew(self, kept: _KeptToken) -> None:
+        if kept.read_at is not None and _since(kept.read_at) < _READ_HOLD:
             return
-        with traffic.lock:
-            # Getting here means that nothing was under way a moment ago; another thread may have been faster.
-            if self._held is not held or traffic.pausing() or self._under_way(traffic.flight):
+        with self._lock:
+            if self._kept is not kept or self._is_pausing() or self._current() is not None:
                 return
-            flight = traffic.flight = _Flight("due")
-        self._lead_in_thread(traffic, flight)
+            fetch = self._under_way = _Fetch(True, "")
+        self._start(fetch)
 
-    def _under_way(self, flight: _Flight | None) -> bool:
-        """Whether it may still land. Past its deadline it counts as dead: the process may have been frozen in it."""
-        return flight is not None and not flight.landed.is_set() and _since(flight.since) < self._limit + _FLIGHT_GRACE
-
-    def _obtain(self, timeout: float | None = None, refused: Token | None = None) -> Token:
-        """Wait for the flight under way, or lead one; again if the first was interrupted, or a failed renewal."""
-        end = float("inf") if timeout is None else time.monotonic() + timeout
-        for first in (True, False):
-            traffic = self._traffic()
-            with traffic.lock:
-                flight = self._join(traffic, refused)
-            if isinstance(flight, Token):
-                return flight
-            leads = flight.leader == threading.get_ident()
-            # In this thread only if the whole of it fits into the caller's time-out, part of which may be over.
-            if leads and (timeout is None or (first and timeout >= self._limit)):
-                self._lead(traffic, flight)
-            else:
-                if leads:
-                    self._lead_in_thread(traffic, flight)
-                left = min(self._limit + _FLIGHT_GRACE - _since(flight.since), end - time.monotonic())
-                if not flight.landed.wait(max(0.0, left)):
-                    within = f"within {timeout or self._limit:g} s"
-                    raise OAuthTransportError(f"no token came {within}; is token_url slow, or a shared cache?")
-            token = flight.token or (self._ready() if refused is None else refused if flight.why == "look" else None)
-            if token is not None:
+    def _obtain(self, timeout: float | None, refused: str = "") -> Token:
+        """Return a token other than the refused one: wait for the fetch under way, or start one."""
+        end = float("inf")
+        if timeout is not None:
+            # A fetch with the same time-out ends before, and says why.
+            end = time.monotonic() + timeout + _ANSWER_GRACE
+        while True:
+            with self._lock:
+                self._refused = refused or self._refused
+                fetch = self._current()
+                token = self._usable(refused, fetch)
+                if token is not None:
+                    return token
+                if fetch is None and self._is_pausing():
+                    fetch = self._failed
+                starts = fetch is None
+                if fetch is None:
+                    fetch = self._under_way = _Fetch(False, refused)
+            if starts:
+                self._start(fetch)
+            self._wait(fetch, end)
+            if fetch.token is not None:
+                return fetch.token
+            token = self._ready()  # of a later fetch, if this one is dead
+            if token is not None and token.access_token != refused:
                 return token
-            error = flight.error or OAuthError("the token request was interrupted")
-            if flight.error is not None and flight.why != "due":
-                break
-        raise _copy(error)
+            if not fetch.done.is_set():
+                within = self._limit if timeout is None else timeout
+                raise OAuthTransportError(
+                    f"no token came within {within:g} s; is token_url slow, or a shared cache?"
+                )
+            # After a failed renewal callers try by themselves, unless the server wants a pause.
+            if not fetch.background or fetch is self._failed:
+                raise _copy(fetch.error)
 
-    def _join(self, traffic: _Traffic, refused: Token | None) -> Token | _Flight:
-        """With the lock held: the token that serves at once, the flight to wait for, or a new one to lead."""
-        held, flight = self._held, traffic.flight
-        bad = None if refused is None else refused.access_token
-        if bad is not None and hash(bad) not in self._refused:
-            self._refused.append(hash(bad))
-        if held is not None and held.age() != EXPIRED and held.token.access_token != bad:
-            return held.token  # getting here means that another thread was faster
-        forced, error = traffic.forced, traffic.pause[2] if traffic.pausing() else None
-        if bad is None:
-            why = "needed" if error is None else "look"
-        else:
-            vain = forced is not None and _since(forced.since) < _FORCED_EVERY
-            if vain and forced is not None and forced.token is not None and forced.token.access_token != bad:
-                vain = held is not None and held.borrowed is not None  # else a fleet's fetches would cause more
-            why = "look" if vain or traffic.pausing() else "refused"
-        if flight is not None and self._under_way(flight):
-            if flight.leader == threading.get_ident():
-                who = "a secret callable, fetch callable or log handler"
-                raise OAuthError(f"{who} must not use the session that it serves: its token is being fetched")
-            if why == "look" or flight.why != "look":  # who needs a fetch does not wait for a mere look
-                return flight
-        flight = _Flight(why, error)
-        if why == "look" and self._shared is None:
-            flight.landed.set()  # there is nothing to look into
-        else:
-            flight.leader, traffic.flight = threading.get_ident(), flight
-        return flight
+    def _usable(self, refused: str, fetch: _Fetch | None) -> Token | None:
+        """With the lock held: return the token that serves at once, or None."""
+        kept = self._kept
+        too_soon = False
+        if kept is not None and kept.age() != EXPIRED:
+            if kept.token.access_token != refused:
+                return kept.token  # another thread was faster
+            too_soon = _since(self._forced) < _FORCED_EVERY
+        if refused and fetch is None and (too_soon or self._is_pausing()):
+            return Token(refused)
+        return None
 
-    def _lead_in_thread(self, traffic: _Traffic, flight: _Flight) -> None:
-        """Lead in a thread that the end of the program does not wait for; in this one, where none can be started."""
+    def _current(self) -> _Fetch | None:
+        """With the lock held: return the fetch under way; one past its deadline is dead."""
+        fetch = self._under_way
+        if fetch is None or fetch.done.is_set() or self._left(fetch) <= 0:
+            return None
+        # In an interpreter that shuts down no other thread runs again.
+        if sys.is_finalizing() and fetch.thread != threading.get_ident():
+            return None
+        return fetch
 
-        def lead() -> None:
-            try:
-                self._lead(traffic, flight)
-            except Exception as error:
-                if flight.why == "due":
-                    known = isinstance(error, OAuthError)  # what other code puts into its errors is its own affair
-                    _log("warning", "renewal failed, the old token stays in use: %s", error if known else type(error))
+    def _left(self, fetch: _Fetch) -> float:
+        """Return the seconds until the fetch is dead: its process was frozen, or it hangs."""
+        return self._limit + _FETCH_GRACE - _since(fetch.since)
 
-        flight.leader = None
+    def _is_pausing(self) -> bool:
+        return _since(self._pause_end) < 0
+
+    def _wait(self, fetch: _Fetch, end: float) -> None:
+        """Wait until the fetch is done or dead, up to a monotonic time."""
+        if fetch.thread == threading.get_ident() and not fetch.done.is_set():
+            who = "a secret callable, fetch callable or log handler"
+            raise OAuthError(
+                f"{who} must not use the session that it serves: its token is being fetched"
+            )
+        # By the steady clock: the other one may be set meanwhile.
+        dead = fetch.since[1] + self._limit + _FETCH_GRACE
+        fetch.done.wait(min(dead, end) - time.monotonic())
+
+    def _start(self, fetch: _Fetch) -> None:
+        """Run the fetch in a daemon thread; in this one if no thread can be started."""
+        if sys.is_finalizing():  # no thread runs any more, and nothing can be imported
+            self._run(fetch)
+            return
+        import contextvars
+
+        thread = threading.Thread(
+            target=contextvars.copy_context().run,  # for what traces the caller's requests
+            args=(self._run, fetch),
+            name="oauth_session token request",
+            daemon=True,
+        )
         try:
-            threading.Thread(target=lead, name="oauth_session token request", daemon=True).start()
-        except RuntimeError:  # no more threads, or the interpreter shuts down
-            lead()
+            thread.start()
+        except RuntimeError:
+            self._run(fetch)
 
-    def _lead(self, traffic: _Traffic, flight: _Flight) -> None:
-        """Look into the shared cache, fetch, and let it land; raise what the fetch raises."""
-        held: _Held | None = None
+    def _run(self, fetch: _Fetch) -> None:
+        """Take the token from the shared cache, or fetch, keep and share one; wake all who wait."""
+        fetch.thread = threading.get_ident()
+        kept: _KeptToken | None = None
+        lock: Any = None
         try:
-            flight.leader = threading.get_ident()
-            if self._shared is not None:
-                held = self._shared.seek(flight, self._borrow, self._limit)
-            if held is None and flight.why != "look":
-                held = self._fetched(traffic, flight)
-            flight.token = None if held is None else held.token
+            if self._cache is not None:
+                kept, lock = self._cache.find(self._accept, self._limit)
+            if kept is None:
+                kept = self._fetched(fetch)
+            fetch.token = kept.token
         except Exception as error:
-            flight.error = _copy(error)
+            fetch.error = error
+        except BaseException as error:  # the thread is to end, or Ctrl-C if it is the caller's
+            fetch.error = OAuthError(f"the token request was interrupted: {type(error).__name__}")
             raise
         finally:
-            late = not self._under_way(flight)
-            self._land(traffic, flight, held)  # after a Ctrl-C too, with nothing
-            if self._shared is not None:  # behind the landing, so that a slow cache holds up this thread only
-                self._shared.leave(flight, None if late else held)
+            with self._lock:
+                if self._current() is fetch:
+                    self._finish(fetch, kept)
+                else:
+                    kept = None
+            try:
+                # Before the callers go on: a short script may end then, and this thread with it.
+                if self._cache is not None:
+                    self._cache.leave(kept, lock)
+            finally:
+                fetch.done.set()
+        if fetch.background and fetch.error is not None:
+            shown: object = fetch.error
+            if not isinstance(shown, OAuthError):  # its text is not ours to show
+                shown = type(shown).__name__
+            _log("warning", "renewal failed, the old token stays in use: %s", shown)
 
-    def _fetched(self, traffic: _Traffic, flight: _Flight) -> _Held:
-        flight.since = _now()  # the shared cache may have taken its time
-        if flight.why == "refused":
-            traffic.forced = flight
+    def _fetched(self, fetch: _Fetch) -> _KeptToken:
+        fetch.since = _now()  # the shared cache may have taken its time
+        if fetch.refused:
+            with self._lock:
+                self._forced = fetch.since
         try:
             token = self._fetch()
-        except urllib.error.HTTPError as error:  # of a callable's own request: it would be taken for the API's answer
-            raise OAuthError(f"what the token depends on got an HTTP status: {error.code}") from error
+        except urllib.error.HTTPError as error:  # must not be taken for the API's answer
+            raise OAuthError(
+                f"what the token depends on got an HTTP status: {error.code}"
+            ) from error
         if not isinstance(token, Token):
             raise TypeError(f"fetch must return a Token, not {type(token).__name__}")
-        held = self._hold(token, flight.since)
-        if held.left() <= 0:
-            raise OAuthMalformedResponse("the token had expired before it arrived: compare the clocks")
-        return held
+        kept = _KeptToken(token, fetch.since, self._refresh_before)
+        if kept.left() <= 0:
+            raise OAuthMalformedResponse(
+                "the token had expired before it arrived: compare the clocks"
+            )
+        return kept
 
-    def _borrow(self, token: Token, since: Moment) -> _Held | None:
-        """A token of the shared cache, if it is newer than all that this process is done with."""
-        held = self._hold(token, since)
-        held.borrowed = _now()
-        object.__setattr__(token, "raw", None)  # of the server's answer no more was stored
-        stale = held.age() == EXPIRED or held.obtained <= self._done or hash(token.access_token) in self._refused
-        return None if stale else held
+    def _accept(self, token: Token, requested: Moment) -> _KeptToken | None:
+        """Return a token of the shared cache to be kept, unless this process is done with it."""
+        if requested[0] <= self._newer_than or token.access_token == self._refused:
+            return None
+        kept = _KeptToken(token, requested, self._refresh_before)
+        kept.read_at = _now()
+        return None if kept.age() == EXPIRED else kept
 
-    def _hold(self, token: Token, since: Moment) -> _Held:
-        held = _Held(token, since, self._refresh_before)
-        if self._shared is not None and not self._shared.locks:  # only chance keeps a fleet from fetching all at once
-            held.due -= random.uniform(0.0, 0.5) * max(0.0, held.due - held.expired)
-        return held
-
-    def _land(self, traffic: _Traffic, flight: _Flight, held: _Held | None) -> None:
-        """Keep what came, or see when the next flight may begin; and wake all who wait."""
-        if traffic.process != os.getpid():  # the fetch itself forked: the lock is the parent's
+    def _finish(self, fetch: _Fetch, kept: _KeptToken | None) -> None:
+        """With the lock held: keep the token, or decide when the next fetch may start."""
+        if kept is not None:
+            before = self._kept
+            if before is not None and before.token.access_token == kept.token.access_token:
+                kept.continue_windows(before)
+            elif self._cache is not None and not self._cache.can_lock:
+                # Only chance keeps many processes from renewing it all at once.
+                spread = kept.due_window - kept.expired_window
+                kept.due_window -= random.uniform(0.0, 0.5) * spread
+            self._backoff = 0.0
+            self._pause_end = _LONG_AGO
+            self._kept = kept
+            self._newer_than = kept.requested[0]
             return
-        with traffic.lock:
-            if traffic.forced is flight and held is None and flight.error is None:
-                traffic.forced = None  # interrupted: whoever takes over has not had a try yet
-            elif traffic.flight is not flight or traffic is not self._traffic():
-                pass  # late, or from before a clear()
-            elif held is not None:
-                before = self._held
-                if before is not None and before.token.access_token == held.token.access_token:
-                    held.follow(before)
-                if held.borrowed is None:
-                    traffic.failures, traffic.pause = 0, _Traffic.pause
-                self._held, self._done = held, held.obtained
-            elif flight.why == "due" or (flight.why != "look" and flight.error is not None):
-                traffic.fail(flight)
-            flight.landed.set()
+        if fetch.background:  # the token still serves, so there is no hurry
+            self._backoff = max(self._backoff, 1.0)
+        pause = self._backoff * random.uniform(0.5, 1.0)
+        self._backoff = min(max(2 * self._backoff, 1.0), _LONGEST_PAUSE)
+        self._failed = None if fetch.background else fetch
+        if isinstance(fetch.error, OAuthResponseError):
+            asked = _seconds(fetch.error.retry_after)
+            if asked is not None:
+                pause = min(asked, _RETRY_AFTER_LIMIT)
+                self._failed = fetch
+        wall, steady = _now()
+        self._pause_end = wall + pause, steady + pause
 
 
-def _copy(error: Exception) -> Any:
-    """A twin for each who gets it: an instance that is raised again and again grows its traceback."""
+def _copy(error: Any) -> Any:
+    """Copy an error for each who gets it: the traceback of one that is raised again grows."""
     import copy
 
     try:
-        twin: Any = copy.copy(error)
-        twin.__cause__ = error.__cause__
+        # The traceback says where in a fetch callable it came from.
+        duplicate = copy.copy(error).with_traceback(error.__traceback__)
+        duplicate.__cause__ = error.__cause__
     except Exception:  # of another kind than ours
-        twin = OAuthError(f"the token could not be obtained: {type(error).__name__}")
-    return twin
+        duplicate = OAuthError(f"the token could not be obtained: {type(error).__name__}")
+    return duplicate
 
 
 # ---- OAuthHandler: which requests get the token, what a 401 does, where redirects may go ---------
 
-_MAX_HOPS = 10  # redirects that one call follows; browsers take 20, urllib 10
-_HARMLESS = ("accept", "accept-language", "accept-encoding", "accept-charset", "user-agent")  # may go to any origin
+_MAX_REDIRECTS = 10  # that one call follows; browsers take 20, urllib 10
+# Headers that a redirect may take to another origin.
+_GO_ANYWHERE = ("accept", "accept-language", "accept-encoding", "accept-charset", "user-agent")
+_CHALLENGE = re.compile(
+    # A word is a scheme or, before "=", a parameter of that scheme (RFC 9110 section 11.6.1).
+    r"([\w!#$%&'*+.^`|~-]+)"
+    r'(?:[ \t]*(=)[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?|"(?:[^"\\]|\\.)*"?',
+    re.ASCII,
+)
 
 
-class _RedirectRefused(urllib.error.HTTPError):
-    """A redirect that is not followed; its message says why. The verbs raise it, where other statuses are Responses."""
+class _Call:
+    """What an OAuthHandler remembers of a call: of the Request, its redirects and its replay."""
+
+    def __init__(self, origins: Collection[Any], start: int | None) -> None:
+        # Those that may see the token; none any more once a redirect has left them.
+        self.origins = origins
+        self.start = start  # the position of the body, if it is a file
+        self.sent = ""  # the token that went with the last request
+        self.tokens: list[str] = []  # all that were sent, which no text may show
+        self.redirects = 0
+        self.replayed = False
 
 
-class _Exchange:
-    """What one OAuthHandler remembers of a caller's Request and the hops that follow it."""
+class _Request(urllib.request.Request):
+    """A Request that belongs to us: the caller's is never changed."""
 
-    sent = ""  # the token that went with the last of them
-    start: int | None = None  # where the body's file stood
-    hops = 0
-    replayed = False
-
-    def __init__(self, origins: Collection[Origin]) -> None:
-        self.origins = origins  # that may see the token; none any more once a redirect has left them
-        self.tokens: set[str] = set()  # all that were sent, which no text may show
+    any_status = False  # whether the caller wants the answer whatever its status
+    caller_headers: Any = None  # headers and unredirected_hdrs, before handlers add theirs
+    calls: dict[Any, _Call]  # by OAuthHandler: an opener may have one for each of several APIs
+    timeout: Any
 
 
-class _Hop(urllib.request.Request):
-    """A redirect or a replay after a 401: a Request that continues the exchanges of the one before it."""
+def _continue(before: Any, url: str, data: Any, method: str, caller_headers: Any) -> _Request:
+    """Return a new Request of ours for the call that another Request began.
 
-    def __init__(self, before: Any, url: str, data: Any, headers: Mapping[str, str], method: str) -> None:
-        super().__init__(url, data, dict(headers), before.origin_req_host, True, method)
-        self._oauth_exchanges = _exchanges(before)
+    The other one must not be changed, and urllib may have put a proxy on it.
+    """
+    request = _Request(url, data, {}, before.origin_req_host, before.unverifiable, method)
+    request.any_status = getattr(before, "any_status", False)
+    request.caller_headers = caller_headers
+    request.calls = getattr(before, "calls", {})
+    request.timeout = before.timeout
+    return request
 
 
-def _twin(request: Any) -> Any:
-    """A copy that may get other headers: the Request belongs to the caller, who may use it elsewhere."""
-    twin = object.__new__(type(request))
-    vars(twin).update(vars(request))
-    return twin
+class _CopyHandler(urllib.request.BaseHandler):
+    """Gives the other handlers a Request of ours, and keeps the caller's headers for a replay."""
+
+    handler_order = 0  # before all others
+
+    def http_request(self, request: Any) -> Any:
+        headers = request.headers, request.unredirected_hdrs
+        if not isinstance(request, _Request):
+            url = request.full_url
+            request = _continue(request, url, request.data, request.get_method(), headers)
+        if request.caller_headers is None:
+            request.caller_headers = headers
+            request.calls = {}
+        # Also for a request that another handler opens again, after a 503 say.
+        request.headers, request.unredirected_hdrs = map(dict, request.caller_headers)
+        if not request.any_status:
+            _message_of(request)  # raises ValueError before a token is fetched in vain
+        return request
+
+    https_request = http_request
 
 
 class OAuthHandler(urllib.request.HTTPRedirectHandler):
@@ -2280,253 +2650,311 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
     to some origins, and no others.
 
     source: a TokenSource. origins: URLs, whose scheme, host and port may
-        see the token; paths are not compared.
-    A request elsewhere passes untouched. A caller's own Authorization
-    header is left alone. It replaces urllib's HTTPRedirectHandler, which
-    would carry the caller's headers to other hosts.
+    see the token; their paths are ignored. allow_http: True lifts the rule
+    that only loopback may be named without TLS.
+
+    A request elsewhere passes unchanged, and a caller's own Authorization
+    header is left alone. It takes the place of urllib's
+    HTTPRedirectHandler, which would carry headers to other hosts.
     """
 
-    handler_order = 600  # after the handlers that may set an Authorization header for the caller
+    handler_order = 600  # after handlers that may set an Authorization header for the caller
+    follows = True  # False where a handler of the user decides about redirects
 
-    def __init__(self, source: TokenSource, origins: Any, *, allow_http: bool = False) -> None:
+    def __init__(self, source: TokenSource, origins: Texts, *, allow_http: bool = False) -> None:
         if not isinstance(source, TokenSource):
-            raise TypeError("source must be a TokenSource; of a function that returns a Token: TokenSource(function)")
-        if not isinstance(origins, _Origins):  # so they are not a session's
-            origins = _check_origins(None, origins, allow_http)
-            if not origins:
-                raise ValueError("origins must name at least one URL whose origin may see the token")
-        self._origins = origins
+            raise TypeError(
+                "source must be a TokenSource; around a function that returns a Token, "
+                "write TokenSource(function)"
+            )
         self._source = source
-        self.follows = True  # whether redirects are this handler's affair
-        self.open_ahead: Callable[[Origin, float | None], Callable[[], None]] | None = None
+        self._origins: Collection[Any] | None = _check_origins("origins", origins, allow_http)
+        if not self._origins:
+            raise ValueError("origins must name at least one URL whose origin may see the token")
 
     def add_parent(self, parent: urllib.request.OpenerDirector) -> None:
-        """Join an opener, with what keeps a token for loopback from its
-        proxy."""
+        """Join an opener."""
         super().add_parent(parent)
-        parent.add_handler(_Direct())
+        parent.add_handler(_CopyHandler())
 
     def http_request(self, request: Any) -> Any:
-        """Put the token on the request, if its origin and every one before
-        it may see it."""
-        exchanges = _exchanges(request)
-        exchange = exchanges.get(self)
-        if exchange is not None:  # it was opened before, or continues one that was
-            if exchange.sent and request.unredirected_hdrs.get("Authorization") == "Bearer " + exchange.sent:
-                del request.unredirected_hdrs["Authorization"]
-            exchange.sent = ""
+        """Put the token on the request if its origin, and every one before
+        it, may see it."""
         try:
-            origin: Any = _parse(request.full_url)[0]
+            origin = _origin(request.full_url)
         except ValueError:
-            origin = None  # nothing of ours: whatever opens it
-        if exchange is None or not isinstance(request, _Hop):
-            # Of a redirect that another handler made nobody knows which URL the caller named.
-            named = () if origin is None or request.unverifiable else (origin,)
-            exchange = exchanges[self] = _Exchange(self._origins or named)
-        if origin not in exchange.origins:
-            exchange.origins = ()  # once left, the token never comes back
-        data = request.data
-        if data is not None and exchange.start is None and hasattr(data, "seekable"):
-            exchange.start = data.tell() if data.seekable() else None
-        if exchange.origins and not request.has_header("Authorization"):
-            token = self._source._ready() or self._wait(request, origin)
-            exchange.sent = token.access_token
-            exchange.tokens.add(exchange.sent)
-            unredirected = {**request.unredirected_hdrs, "Authorization": "Bearer " + exchange.sent}
-            request = _twin(request)
-            request.unredirected_hdrs = unredirected
+            return request  # not a URL that may see the token
+        call = request.calls.get(self)
+        if call is None:
+            origins = self._origins
+            if origins is None:
+                # The caller named this URL, unless another handler followed a redirect to it.
+                origins = () if request.unverifiable else (origin,)
+            call = request.calls[self] = _Call(origins, _position(request.data))
+        if origin not in call.origins:
+            call.origins = ()  # once left, the token never comes back
+        call.sent = ""
+        if call.origins and not request.has_header("Authorization"):
+            call.sent = self._source.token(_timeout_of(request)).access_token
+            call.tokens.append(call.sent)
+            request.add_unredirected_header("Authorization", "Bearer " + call.sent)
         return request
 
     https_request = http_request
 
-    def _wait(self, request: Any, origin: Any) -> Token:
-        """Wait for a token. Over a distance, opening the connection meanwhile saves two of six round trips."""
-        _prepare(request)  # raises ValueError before a token is fetched in vain
-        source, timeout, drop = self._source, _timeout_of(request), None
-        away = origin[0] == "https" and not _is_loopback(origin[1]) and source._origin not in (None, origin)
-        if self.open_ahead is not None and away and source._held is None:
-            drop = self.open_ahead(origin, timeout)
-        try:
-            return source._obtain(timeout)
-        except BaseException:
-            if drop is not None:
-                drop()
-            raise
+    def default_open(self, request: Any) -> Any:
+        """Send what is for this machine without a proxy: urllib would send
+        the token there in plain text."""
+        call = getattr(request, "calls", {}).get(self)
+        if call is None or not call.origins or request.type != "http":
+            return None
+        if not _is_loopback(_origin(request.full_url).host):
+            return None
+        for handler in self.parent.handle_open["http"]:  # type: ignore[attr-defined]
+            if isinstance(handler, urllib.request.HTTPHandler):
+                return handler.http_open(request)
+        return None
 
     def http_error_401(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
         """Renew the refused token and send the request again, once.
 
-        Raises OAuthInvalidToken if there is no other token, or the body
-        cannot be sent twice, OAuthInsufficientScope if the scope is the
-        problem, and the error of the renewal if that fails. A 400 or 403
-        with a Bearer challenge is an OAuthBearerError, too.
+        Raises OAuthInvalidToken if no other token is to be had or the body
+        cannot be sent again, OAuthInsufficientScope if the scope does not
+        suffice, and the error of the renewal if that fails. A 400 or 403
+        counts only with a Bearer challenge (RFC 6750 section 3).
         """
-        exchange = _exchanges(request).get(self)
-        if exchange is None or not exchange.sent or (code != 401 and _bearer_challenge(headers) is None):
+        call = getattr(request, "calls", {}).get(self)
+        challenge = _bearer_challenge(headers)
+        if call is None or not call.sent or (code != 401 and challenge is None):
             return None
-        refusal = _refusal(request.full_url, code, msg, headers, fp, exchange.tokens)
-        if code != 401 or exchange.replayed or isinstance(refusal, OAuthInsufficientScope):
+        can_repeat = _rewind(request.data, call.start)
+        refusal = _refusal(request, fp, code, headers, challenge or {}, call.tokens, can_repeat)
+        if code == 400 or not isinstance(refusal, OAuthInvalidToken) or call.replayed:
             raise refusal
         try:
-            token = self._source._obtain(_timeout_of(request), Token(exchange.sent))
+            token = self._source.reject(call.sent, _timeout_of(request))
         except Exception as error:
             raise error from refusal
-        if token.access_token == exchange.sent or not _rewind(request.data, exchange.start):
+        if token.access_token == call.sent or not can_repeat:
             raise refusal
-        exchange.replayed = True
-        # Trap: urllib leaves a proxy's address on a Request, and would send the same one through it in plain text.
-        twin = _Hop(request, request.full_url, request.data, request.headers, request.get_method())
-        twin.unredirected_hdrs.update(request.unredirected_hdrs)
-        return self.parent.open(twin, timeout=request.timeout)
+        call.replayed = True
+        url = request.full_url
+        again = _continue(request, url, request.data, request.get_method(), request.caller_headers)
+        return self.parent.open(again, timeout=again.timeout)
 
     http_error_400 = http_error_403 = http_error_401
 
     def http_error_302(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
-        """Follow a redirect where that leaks nothing; else raise HTTPError
+        """Follow a redirect if that leaks nothing; else raise HTTPError
         that says why not.
 
         Within the origin everything goes along. To another origin go only
-        Accept* and User-Agent, no body, and the token if that origin is
-        named, too.
+        Accept, Accept-* and User-Agent, no body, and the token if that
+        origin is named, too.
         """
+        call = getattr(request, "calls", {}).get(self)
         location = headers.get("Location")
-        if location is None or not self.follows:
+        if call is None or location is None or not self.follows:
             return None
-        exchange, method = _exchanges(request)[self], request.get_method()
-        to_get = (code == 303 and method != "HEAD") or (code in (301, 302) and method == "POST")
-        data = None if to_get else request.data
+        method = request.get_method()
+        data = request.data
+        if (code == 303 and method != "HEAD") or (code in (301, 302) and method == "POST"):
+            method = "GET"
+            data = None
+        body = _read_error_body(fp)  # to its end, so that the connection can be kept
         try:
-            url = urllib.parse.urljoin(request.full_url, urllib.parse.quote(location, _SAFE, "iso-8859-1"))
-            here, there = _origin(request.full_url), _origin(url)
-            if here[0] == "https" and there[0] == "http":
+            # Bytes that are not ASCII are UTF-8, if they mean anything.
+            target = location.encode("iso-8859-1").decode("utf-8", "replace")
+            url = _encode_url(urllib.parse.urljoin(request.full_url, target))
+            before = _origin(request.full_url)
+            after = _origin(url)
+            if before.scheme == "https" and after.scheme == "http":
                 raise ValueError("it leads from https to http")
-            if exchange.hops >= _MAX_HOPS:
-                raise ValueError(f"it is number {_MAX_HOPS + 1} in a row")
-            if data is not None and here != there:
+            if data is not None and after != before:
                 raise ValueError("it would take the body to another origin")
-            if not _rewind(data, exchange.start):
+            if call.redirects == _MAX_REDIRECTS:
+                raise ValueError(f"there were {_MAX_REDIRECTS} before it")
+            if not _rewind(data, call.start):
                 raise ValueError("the body cannot be sent again")
         except ValueError as error:
-            message = f"the redirect to {_clean(location, exchange.tokens)!r} was not followed: {error}"
-            shown = _clean_headers(headers, exchange.tokens)
-            raise _RedirectRefused(request.full_url, code, message, shown, fp) from None
-        dropped = ("proxy-authorization", "content-", "transfer-")[: 3 if to_get else 1]
-        kept = {
-            name: value for name, value in request.headers.items()
-            if name.lower() in _HARMLESS or (here == there and not name.lower().startswith(dropped))
-        }  # fmt: skip
-        exchange.hops += 1
-        with fp:
-            fp.read(_PIECE)  # so that the connection can be kept
-        hop = _Hop(request, url, data, kept, "GET" if to_get else method)
-        return self.parent.open(hop, timeout=request.timeout)
+            secrets = _spellings(*call.tokens)
+            message = f"the redirect to {_clean(location, secrets)!r} was not followed: {error}"
+            shown = _clean_headers(headers, secrets)
+            raise _HTTPError(message, request.full_url, code, shown, body) from None
+        call.redirects += 1
+        caller_headers = [
+            _following(fields, after == before, data is not None)
+            for fields in request.caller_headers
+        ]
+        following = _continue(request, url, data, method, caller_headers)
+        following.unverifiable = True  # for the cookie policy of http.cookiejar
+        return self.parent.open(following, timeout=following.timeout)
 
-    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302  # type: ignore[assignment]
+    http_error_301 = http_error_303 = http_error_307 = http_error_302  # type: ignore[assignment]
+    http_error_308 = http_error_302  # type: ignore[assignment]
+
+
+def _check_origins(name: str, urls: Texts, allow_http: bool) -> frozenset[_Origin]:
+    return frozenset(_origin(_check_url(name, url, allow_http)) for url in _texts(name, urls))
+
+
+def _position(data: Any) -> int | None:
+    """Return the position of a body that is a file; None if it cannot be set again."""
+    seekable = hasattr(data, "seekable") and data.seekable()
+    return data.tell() if seekable else None
 
 
 def _rewind(data: Any, start: int | None) -> bool:
-    """Make a body ready to be sent again; False where that is impossible."""
-    if data is None or isinstance(data, (bytes, bytearray, memoryview)):
+    """Make a body ready to be sent again; return False if that is impossible."""
+    if data is None or isinstance(data, (bytes, bytearray, memoryview, list, tuple)):
         return True
+    if start is None:
+        return False
     try:
-        return start is not None and data.seek(start) is not False
+        data.seek(start)
     except (OSError, ValueError):
         return False
+    return True
+
+
+def _following(headers: dict[str, str], same_origin: bool, has_body: bool) -> dict[str, str]:
+    """Return those of the caller's headers that go along with a redirect."""
+    names = [name for name in headers if same_origin or name.lower() in _GO_ANYWHERE]
+    if not has_body:
+        about_body = ("content-", "transfer-")
+        names = [name for name in names if not name.lower().startswith(about_body)]
+    return {name: headers[name] for name in names}
+
+
+def _read_error_body(fp: Any) -> bytes:
+    """Return the body of an answer, at most 1 MiB of it, and close it."""
+    try:
+        with fp:
+            return bytes(fp.read(_ANSWER_LIMIT))
+    except (OSError, http.client.HTTPException):
+        return b""
 
 
 def _bearer_challenge(headers: Any) -> dict[str, str] | None:
-    """The parameters of the `Bearer` challenge (RFC 9110 section 11.6.1), or None. One with an error goes first."""
-    # A word is a scheme, or with `=` a parameter of the scheme before it.
-    pattern = r'([\w!#$%&\'*+.^`|~-]+)(?:[ \t]*(=)[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?|"(?:[^"\\]|\\.)*"?'
+    """Return the parameters of the Bearer challenge or None; prefer one that has an error."""
     found: list[dict[str, str]] = []
     for line in headers.get_all("WWW-Authenticate", ()):
         current: dict[str, str] = {}
-        for name, equals, quoted, plain in re.findall(pattern, line[:8192], re.ASCII):
+        for name, equals, quoted, plain in _CHALLENGE.findall(line[:8192]):
             if equals:
                 current.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) or plain)
             elif name:
                 current = {}
                 if name.lower() == "bearer":
                     found.append(current)
-    return max(found, key=lambda one: "error" in one, default=None)
+    return max(found, key=lambda challenge: "error" in challenge, default=None)
 
 
-def _refusal(url: str, code: int, msg: str, headers: Any, fp: Any, tokens: Collection[str]) -> OAuthBearerError:
-    """The exception for an API's answer that refuses our token (RFC 6750 section 3.1)."""
-    challenge = {name: _clean(value, tokens) for name, value in (_bearer_challenge(headers) or {}).items()}
-    error, reason = challenge.get("error"), _clean(msg, tokens)
-    kind, advice = OAuthBearerError, "see its error_description"
-    if error == "insufficient_scope" or code == 403:
-        kind, advice = OAuthInsufficientScope, "have the scope that it needs granted, and ask for it"
-    elif code == 401:
-        kind, advice = OAuthInvalidToken, "is this token meant for this API (scope, audience, issuer)?"
-    names = [name for name in ("error", "error_description", "scope") if name in challenge]
-    said = "".join(f", {name}={challenge[name]!r}" for name in names)
-    with fp:
-        body = fp.read(_ANSWER_LIMIT)
+def _refusal(
+    request: Any,
+    fp: Any,
+    code: int,
+    headers: Any,
+    challenge: dict[str, str],
+    tokens: list[str],
+    can_repeat: bool,
+) -> OAuthBearerError:
+    """Return the exception for an answer that refuses our token (RFC 6750 section 3.1)."""
+    secrets = _spellings(*tokens)
+    said = {name: _clean(value, secrets) for name, value in challenge.items()}
+    error = said.get("error")
+    kind = OAuthBearerError
+    advice = "see its error_description"
+    if error == "insufficient_scope" or (code == 403 and error is None):
+        kind = OAuthInsufficientScope
+        advice = "have the scope that it needs granted, and ask for it"
+    elif code == 401 or error == "invalid_token":
+        kind = OAuthInvalidToken
+        advice = "is the token meant for this API (scope, audience, issuer)?"
+        if not can_repeat:
+            advice = (
+                "the body cannot be sent again with a new token: give bytes or a file that can seek"
+            )
+    reason = http.client.responses.get(code, "")
+    message = f"{_place(request.full_url)} refused the token: {code} {reason}"
+    for name in ("error", "error_description", "scope"):
+        if name in said:
+            message += f", {name}={said[name]!r}"
     return kind(
-        f"{_place(url)} refused the token: {code} {reason}{said}; {advice}", error=error, status=code, reason=reason,
-        scope=challenge.get("scope"), realm=challenge.get("realm"), url=_clean(url, tokens, len(url)), body=body,
-        headers=_clean_headers(headers, tokens),
-    )  # fmt: skip
+        f"{message}; {advice}",
+        error=error,
+        status=code,
+        reason=reason,
+        scope=said.get("scope"),
+        realm=said.get("realm"),
+        url=_clean(request.full_url, secrets, len(request.full_url)),
+        headers=_clean_headers(headers, secrets),
+        body=_read_error_body(fp),
+    )
 
 
 # ---- OAuthSession: the session and its Response --------------------------------------------------
 
-_NOT_GIVEN: Any = type("NotGiven", (), {"__repr__": lambda self: "..."})()  # since None has a meaning
-_NOTHING: Any = None  # for type checkers: a class attribute that a subclass may set to anything
+_NOT_GIVEN: Any = ...  # since None has a meaning
+_UNSET: Any = None  # Any, so that type checkers let a subclass set its own value
 _CREDENTIALS = (
-    "client_id", "client_secret", "scope", "token_url", "issuer", "auth_method", "client_assertion",
-    "assertion_audience", "audience", "resource", "token_params",
+    "client_id", "client_secret", "scope", "token_url", "issuer", "auth_method",
+    "client_assertion", "assertion_audience", "audience", "resource", "token_params",
+    "token_headers",
 )  # fmt: skip
 _KEEPING = ("cache", "cache_key", "refresh_before")
-_SETTINGS = (
-    *_CREDENTIALS, *_KEEPING, "base_url", "headers", "timeout", "context", "handlers", "origins", "allow_http",
-    "source",
+_FROM_ENVIRONMENT = (
+    "client_id", "client_secret", "scope", "token_url", "issuer", "auth_method", "audience",
+    "resource", "base_url", "cache",
 )  # fmt: skip
-_RIVALS = {  # what an argument makes void, in the class or in the environment
-    "issuer": ("token_url",), "token_url": ("issuer",), "client_secret": ("client_assertion",),
-    "client_assertion": ("client_secret",), "source": (*_CREDENTIALS, *_KEEPING),
-}  # fmt: skip
-_ELSEWHERE = {  # what people try who come from requests, and what to write here
-    "verify": "give OAuthSession(context=ssl.create_default_context(cafile=...))",
+_SETTINGS = (
+    *_CREDENTIALS, *_KEEPING, "base_url", "headers", "timeout", "context", "handlers", "origins",
+    "allow_http", "source",
+)  # fmt: skip
+_INSTEAD = {  # of a name that requests has
+    "verify": _PRIVATE_CA,
     "cert": "give OAuthSession(context=...) an ssl.SSLContext with load_cert_chain()",
-    "proxies": "set HTTPS_PROXY, or give OAuthSession(handlers=[urllib.request.ProxyHandler({...})])",
+    "proxies": "set HTTPS_PROXY, or give OAuthSession(handlers=[ProxyHandler({...})])",
     "stream": "use session.open(url), which never reads ahead",
-    "allow_redirects": "give OAuthSession(handlers=[...]) an HTTPRedirectHandler whose redirect_request returns None",
-    "auth": "the session adds its token; an Authorization header of yours goes before it",
+    "allow_redirects": "give OAuthSession(handlers=[...]) an HTTPRedirectHandler "
+    "whose redirect_request returns None",
+    "auth": "the session adds its token, unless a call has an Authorization header of its own",
     "cookies": "give OAuthSession(handlers=[urllib.request.HTTPCookieProcessor()])",
     "files": "give the multipart body as data=, and its Content-Type in headers=",
+    "params": "give params= to each call",
+    "hooks": "give OAuthSession(handlers=[...]) a urllib handler with an http_response method",
 }
 
 
-def _refuse(unknown: Mapping[str, object], what: str) -> None:
-    import difflib
-
+def _refuse(unknown: Mapping[str, object], function: str) -> None:
+    """Raise a TypeError for an unknown keyword argument, with advice if requests has it."""
     for name in unknown:
-        meant = difflib.get_close_matches(name, (*_SETTINGS, "params", "data", "json"), 1)
-        hint = f"did you mean {meant[0]}?" if meant else "see its help()"
-        raise TypeError(f"{what} has no argument {name!r}; {_ELSEWHERE.get(name, hint)}")
+        advice = _INSTEAD.get(name, "is it misspelt?")
+        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}; {advice}")
 
 
 class Response:
-    """What an API answered, read to its end; the verbs of OAuthSession
-    return it at any HTTP status.
+    """What an API answered, read to its end. The verbs of OAuthSession
+    return it at any HTTP status; it is true below 400.
 
-    status, reason, url (after redirects), headers (case-insensitive),
-    content (bytes, gzip undone).
+    status, reason, url (after redirects), headers (their names in any
+    case), content (bytes, gzip undone).
     """
 
-    def __init__(self, answer: Any, decode: bool) -> None:
+    def __init__(self, answer: Any, method: str, decode: bool) -> None:
         self.status: int = answer.code
-        self.reason: str = answer.reason
+        self.reason: str = getattr(answer, "reason", "")  # a user's handler may do without
         self.url: str = answer.url
         self.headers: http.client.HTTPMessage = answer.headers
         self.content = _read_all(answer, decode=decode)
+        self._method = method
         self._refusal = answer if isinstance(answer, OAuthBearerError) else None
 
     def __repr__(self) -> str:
         return f"<Response {self.status} {self.reason}>"
+
+    def __bool__(self) -> bool:
+        return self.ok
 
     @property
     def status_code(self) -> int:
@@ -2540,39 +2968,38 @@ class Response:
 
     @property
     def text(self) -> str:
-        """The body as text, by the charset of its Content-Type, else
+        """The body as text, in the charset of its Content-Type, else
         UTF-8; what does not decode is replaced."""
-        found = re.search(r'charset="?([\w.:-]{1,40})', self.headers.get("Content-Type", "")[:500], re.ASCII | re.I)
-        try:
-            # Trap: these raise, take hours, or read escapes.
-            if found and not re.search("idna|punycode|undefined|escape", found[1], re.I):
-                return self.content.decode(found[1], "replace")
-        except (LookupError, ValueError):
-            pass
-        return self.content.decode("utf-8", "replace")
+        return _decode(self.content, self.headers.get("Content-Type", ""))
 
     def json(self) -> Any:
-        """The body parsed as JSON; ValueError, with status and content
-        type, if it is something else."""
+        """Return the body parsed as JSON. Raises ValueError, with status
+        and Content-Type, if it is something else."""
         try:
-            return json.loads(self.content)
+            return json.loads(self.text)
         except (ValueError, RecursionError):
-            # Nothing but what media types look like: a server may echo the token there.
-            kind = re.match(r"[a-z]+/[a-z.+-]{1,40}(?![^\s;])", self.headers.get("Content-Type", ""))
-            what = f"{len(self.content)} bytes {kind[0] if kind else 'of no usual Content-Type'}"
-            raise ValueError(f"not JSON but {what}, status {self.status}, {_place(self.url)}") from None
+            # Show no more than a media type: a server may echo the token there.
+            kind = re.match(
+                r"[a-z]+/[a-z.+-]{1,40}(?![^\s;])", self.headers.get("Content-Type", "")
+            )
+            raise ValueError(
+                f"the body is not JSON but {len(self.content)} bytes of "
+                f"{kind[0] if kind else 'no usual Content-Type'}, "
+                f"with status {self.status}, from {_place(self.url)}"
+            ) from None
 
     def raise_for_status(self) -> Response:
-        """Return the response itself below 400; else raise
-        OAuthBearerError if the token was refused, or HTTPError."""
+        """Return the response itself if its status is below 400. Raises
+        OAuthBearerError if the token was refused, else HTTPError; both
+        have the response as their `response`."""
+        import copy
+
         if self.ok:
             return self
-        if self._refusal is None:
-            body = io.BytesIO(self.content)
-            error: Any = urllib.error.HTTPError(self.url, self.status, self.reason, self.headers, body)
-        else:
-            make, message = self._refusal.__reduce__()
-            error = make(*message, body=self.content)
+        error: Any = copy.copy(self._refusal)  # whose body was not read yet
+        if error is None:
+            message = _status_message(self._method, self.url, self.status)
+            error = _HTTPError(message, self.url, self.status, self.headers, self.content)
         error.response = self
         raise error
 
@@ -2581,157 +3008,206 @@ class OAuthSession:
     """An API client that is always authorised by OAuth 2.0 client
     credentials (RFC 6749 section 4.4).
 
-    client_id, client_secret: from the authorisation server; the secret may
-        be a callable, called for each fetch.
-    scope: a text, or an iterable of texts. token_url: the token endpoint.
-        issuer: instead of token_url, a URL whose metadata name it (RFC
-        8414, or OpenID Connect discovery).
+    client_id, client_secret: from the authorisation server. The secret may
+    be a callable, called for each token request.
+    scope: a text, or an iterable of texts.
+    token_url: the token endpoint. issuer: instead of it, a URL whose
+    metadata name it (RFC 8414, or OpenID Connect discovery).
     base_url: what a URL that is not absolute is appended to. origins:
-        URLs; with base_url they say which scheme, host and port may see
-        the token, and any other URL is a ValueError. Without both, the
-        token goes to the origin of each URL that you name.
-    auth_method: how the client proves itself: client_secret_basic,
-        client_secret_post, client_secret_basic_raw (not percent-encoded),
-        client_secret_jwt, private_key_jwt (RFC 7523), tls_client_auth (RFC
-        8705) or none. Default: what the issuer lists; else Basic and, if
-        the server refuses the client, in the body.
-    client_assertion: a JWT that proves it, in place of a secret, or better
-        a callable that returns a new one, called for each token request.
-        assertion_audience: `aud` for client_secret_jwt; default: issuer,
-        else token_url.
-    audience, resource (RFC 8707): one or several. token_params: further
-        form fields of the token request.
-    headers: for each call; may be changed. timeout: seconds for each
-        network step of a call, and for a whole token fetch; default 30;
-        may be changed. context: an ssl.SSLContext. handlers: urllib
-        handlers for the opener.
-    cache, cache_key, refresh_before: as for TokenSource; the first is a
-        directory, or redis.Redis() and the like.
+    URLs. With base_url they say which schemes, hosts and ports may see the
+    token; any other URL is a ValueError. Without both, the token goes to
+    the origin of each URL that you name.
+    auth_method: how the client authenticates: client_secret_basic,
+    client_secret_post, client_secret_basic_raw (not percent-encoded),
+    client_secret_jwt, private_key_jwt (RFC 7523), tls_client_auth (RFC
+    8705) or none. Default: what the issuer lists; else Basic and, if the
+    server refuses the client, in the body.
+    client_assertion: instead of a secret, a JWT, or a callable that
+    returns a new one for each token request. assertion_audience: the `aud`
+    of client_secret_jwt; default: issuer, else token_url.
+    audience, resource (RFC 8707): one text or several. token_params:
+    further form fields of the token request, token_headers: its headers,
+    such as the x-api-key of a gateway.
+    headers: of each API call; the token request takes only User-Agent.
+    timeout: seconds for each network step of a call, and for a whole token
+    fetch; default 30. Both may be changed at any time.
+    context: an ssl.SSLContext. handlers: urllib handlers for the opener.
+    cache, cache_key, refresh_before: as for TokenSource; cache is a
+    directory, or redis.Redis() and the like.
     allow_http: True lifts the rule that only loopback is called without
-        TLS. source: a TokenSource, in place of credentials and cache.
+    TLS. source: a TokenSource, instead of credentials and cache.
 
-    Each is also an attribute that a subclass may set: `class
-    AcmeSession(OAuthSession): token_url = "..."`. None as an argument
-    undoes what the class sets. No I/O before the first call. ValueError or
-    TypeError for a wrong argument. Threads may share it.
+    Each setting may also be an attribute of a subclass: `class
+    AcmeSession(OAuthSession): token_url = "..."`. An argument goes before
+    it, also None. Raises ValueError or TypeError for wrong settings; does
+    no I/O before the first call. Threads may share a session.
     """
 
-    client_id = client_secret = scope = token_url = issuer = auth_method = client_assertion = _NOTHING
-    assertion_audience = audience = resource = token_params = _NOTHING
-    base_url = context = handlers = cache = cache_key = origins = source = _NOTHING
-    headers: Any = None
+    client_id = client_secret = scope = token_url = issuer = auth_method = client_assertion = _UNSET
+    assertion_audience = audience = resource = token_params = token_headers = _UNSET
+    cache = cache_key = refresh_before = _UNSET
+    base_url = headers = context = handlers = origins = source = _UNSET
     timeout: Any = 30.0
-    refresh_before: Any = 300.0
     allow_http: Any = False
+    opener: urllib.request.OpenerDirector
+    _credentials: ClientCredentials | None = None  # none with source=
 
     def __init__(
-        self, client_id: str | None = _NOT_GIVEN, client_secret: str | Callable[[], str] | None = _NOT_GIVEN,
-        scope: str | Iterable[str] | None = _NOT_GIVEN, token_url: str | None = _NOT_GIVEN, *,
-        issuer: str | None = _NOT_GIVEN, base_url: str | None = _NOT_GIVEN, auth_method: str | None = _NOT_GIVEN,
-        client_assertion: str | Callable[[], str] | None = _NOT_GIVEN, assertion_audience: str | None = _NOT_GIVEN,
-        audience: str | Iterable[str] | None = _NOT_GIVEN, resource: str | Iterable[str] | None = _NOT_GIVEN,
-        token_params: Mapping[str, Any] | None = _NOT_GIVEN, headers: Mapping[str, str] | None = _NOT_GIVEN,
-        timeout: float | None = _NOT_GIVEN, context: ssl.SSLContext | None = _NOT_GIVEN,
-        handlers: Iterable[Any] | None = _NOT_GIVEN, cache: Any = _NOT_GIVEN, cache_key: str | None = _NOT_GIVEN,
-        refresh_before: float = _NOT_GIVEN, origins: str | Iterable[str] | None = _NOT_GIVEN,
-        allow_http: bool = _NOT_GIVEN, source: TokenSource | None = _NOT_GIVEN, **unknown: NoReturn,
+        self, client_id: str | None = _NOT_GIVEN, client_secret: Secret = _NOT_GIVEN,
+        scope: Texts = _NOT_GIVEN, token_url: str | None = _NOT_GIVEN, *,
+        issuer: str | None = _NOT_GIVEN, base_url: str | None = _NOT_GIVEN,
+        auth_method: str | None = _NOT_GIVEN, client_assertion: Secret = _NOT_GIVEN,
+        assertion_audience: str | None = _NOT_GIVEN, audience: Texts = _NOT_GIVEN,
+        resource: Texts = _NOT_GIVEN, token_params: Any = _NOT_GIVEN,
+        token_headers: Mapping[str, Any] | None = _NOT_GIVEN,
+        headers: Mapping[str, Any] | None = _NOT_GIVEN, timeout: float | None = _NOT_GIVEN,
+        context: ssl.SSLContext | None = _NOT_GIVEN, handlers: Iterable[Any] | None = _NOT_GIVEN,
+        cache: Any = _NOT_GIVEN, cache_key: str | None = _NOT_GIVEN,
+        refresh_before: float | None = _NOT_GIVEN, origins: Texts = _NOT_GIVEN,
+        allow_http: bool = _NOT_GIVEN, source: TokenSource | None = _NOT_GIVEN,
+        **unknown: NoReturn,
     ) -> None:  # fmt: skip
-        given = {name: value for name, value in locals().items() if value is not _NOT_GIVEN and name in _SETTINGS}
-        if unknown:
-            _refuse(unknown, "OAuthSession")
-        setting = self._settle(given)
-        hidden = "client_secret", "client_assertion"
-        vars(self).update({name: value for name, value in setting.items() if name not in hidden})
-        self._origins = _check_origins(setting["base_url"], setting["origins"], self.allow_http)
-        self._handlers = _check_handlers(setting["handlers"] or ())
-        self._pool = _Pool(setting["context"])
-        if setting["source"] is None:
+        arguments = locals()
+        _refuse(unknown, "OAuthSession")
+        settings: dict[str, Any] = {}
+        for name in _SETTINGS:
+            settings[name] = arguments[name]
+            if settings[name] is _NOT_GIVEN:
+                settings[name] = getattr(self, name)
+        settings["handlers"] = list(settings["handlers"] or ())
+        self._set_up(settings)
+
+    def _set_up(self, settings: dict[str, Any]) -> None:
+        self._pool = _Pool(settings["context"])
+        self._origins = _session_origins(
+            settings["base_url"], settings["origins"], settings["allow_http"]
+        )
+        given = [name for name in (*_CREDENTIALS, *_KEEPING) if settings[name] is not None]
+        if settings["source"] is None:
             self._credentials = ClientCredentials(
-                **{name: setting[name] for name in _CREDENTIALS},
-                allow_http=self.allow_http,
-                handlers=self._handlers,
+                **{name: settings[name] for name in _CREDENTIALS},
+                allow_http=settings["allow_http"],
+                handlers=settings["handlers"],
                 pool=self._pool,
             )
-            vars(self)["source"] = TokenSource(self._credentials, **{name: setting[name] for name in _KEEPING})
-        self.headers: dict[str, str] = setting["headers"]
-        self.timeout: float | None = setting["timeout"]
-        self.opener = self._make_opener()
+            keeping = {name: settings[name] for name in _KEEPING if name in given}
+            settings["source"] = TokenSource(self._credentials, **keeping)
+        elif given:
+            raise ValueError(
+                f"{given[0]} and source contradict each other: "
+                f"leave one out, or pass {given[0]}=None"
+            )
+        for name in ("client_secret", "client_assertion", "token_headers"):
+            del settings[name]  # so that nothing that shows a session shows them
+        self.headers = settings.pop("headers")
+        self.timeout = settings.pop("timeout")
+        for name, value in settings.items():
+            super().__setattr__(name, value)
+        super().__setattr__("opener", self._make_opener())
 
-    def _settle(self, given: dict[str, Any]) -> dict[str, Any]:
-        """What counts: the arguments, then the class; an argument silences its rival in the class."""
-        setting = {name: given.get(name, getattr(self, name)) for name in _SETTINGS}
-        named = [name for name, value in given.items() if value is not None]
-        for name in named:
-            if name in _RIVALS["source"]:
-                if "source" in named:
-                    raise ValueError(f"{name} and source contradict each other: source says how a token is obtained")
-                setting["source"] = None
-            setting.update({rival: None for rival in _RIVALS.get(name, ()) if rival not in given})
-        method = given.get("auth_method")
-        for name in ("client_secret", "client_assertion"):
-            if method and method not in _PROVED_BY[name] and name not in given:
-                setting[name] = None
-            if name in named and not method and setting["auth_method"] not in _PROVED_BY[name]:
-                setting["auth_method"] = None
-        return setting
+    def _make_opener(self, *extra: Any) -> urllib.request.OpenerDirector:
+        theirs = [_own_handler(handler) for handler in self.handlers]
+
+        def are_theirs(kind: type) -> bool:
+            return any(isinstance(handler, kind) for handler in theirs)
+
+        if are_theirs(urllib.request.HTTPSHandler):
+            raise ValueError("handlers cannot hold an HTTPSHandler: give context= instead")
+        # Not build_opener(), which would open files, too.
+        opener = urllib.request.OpenerDirector()
+        opener.addheaders = [("User-agent", _USER_AGENT)]
+        ours = {
+            urllib.request.ProxyHandler: _ProxyHandler(),
+            urllib.request.UnknownHandler: urllib.request.UnknownHandler(),
+            urllib.request.HTTPDefaultErrorHandler: _StatusHandler(),
+            urllib.request.HTTPErrorProcessor: urllib.request.HTTPErrorProcessor(),
+            urllib.request.HTTPHandler: _HTTPHandler(self._pool),
+        }
+        for kind, handler in ours.items():
+            if not are_theirs(kind):
+                opener.add_handler(handler)
+        follows = not are_theirs(urllib.request.HTTPRedirectHandler)
+        https = _HTTPSHandler(self._pool)
+        for handler in (*theirs, *extra, https, _SessionHandler(self, follows)):
+            opener.add_handler(handler)
+        return opener
 
     @classmethod
     def from_env(
         cls, prefix: str = "OAUTH_", environ: Mapping[str, str] | None = None, **settings: Any
     ) -> OAuthSession:
-        """Make a session of OAUTH_TOKEN_URL or OAUTH_ISSUER,
-        OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET or, read for each fetch,
-        OAUTH_CLIENT_SECRET_FILE or OAUTH_ASSERTION_FILE, OAUTH_SCOPE,
-        OAUTH_AUDIENCE, OAUTH_RESOURCE (separated by spaces),
-        OAUTH_AUTH_METHOD, OAUTH_BASE_URL and OAUTH_CACHE. An empty one
-        counts as unset.
+        """Make a session from environment variables: OAUTH_TOKEN_URL or
+        OAUTH_ISSUER, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET or
+        OAUTH_CLIENT_SECRET_FILE, OAUTH_SCOPE, OAUTH_AUDIENCE,
+        OAUTH_RESOURCE (separated by spaces), OAUTH_AUTH_METHOD,
+        OAUTH_ASSERTION_FILE, OAUTH_BASE_URL and OAUTH_CACHE. An empty one
+        counts as unset. Files are read for each token request.
 
         prefix: instead of OAUTH_. environ: default os.environ. settings:
-            further arguments, which go before them.
-        Raises ValueError that names the variable.
+        further arguments, which go before the environment. Raises
+        ValueError that names the variables.
         """
         environ = os.environ if environ is None else environ
-        names = [one for one in (*_CREDENTIALS, "base_url", "cache") if not re.search("assertion|params", one)]
-        # The environment is only asked for what the caller left open.
-        closed = {*settings}.union(*(_RIVALS.get(name, ()) for name, value in settings.items() if value is not None))
-        found: dict[str, Any] = {
-            name: environ[prefix + name.upper()]
-            for name in names
-            if name not in closed and environ.get(prefix + name.upper())
-        }
+        found: dict[str, Any] = {}
+        for name in _FROM_ENVIRONMENT:
+            if environ.get(prefix + name.upper()):
+                found[name] = environ[prefix + name.upper()]
         if "resource" in found:
             found["resource"] = found["resource"].split()
-        secret = "CLIENT_SECRET" if "client_secret" in found else ""
-        for variable, name in (("CLIENT_SECRET_FILE", "client_secret"), ("ASSERTION_FILE", "client_assertion")):
+        for name, variable in (
+            ("client_secret", "CLIENT_SECRET_FILE"),
+            ("client_assertion", "ASSERTION_FILE"),
+        ):
             path = environ.get(prefix + variable)
-            if path and name not in closed:
-                if secret:
-                    raise ValueError(f"{prefix}{secret} and {prefix}{variable} are both set: unset one")
-                found[name], secret = _file_reader(prefix + variable, path), variable
+            if path and name in found:
+                raise ValueError(
+                    f"{prefix}{name.upper()} and {prefix}{variable} are both set: unset one"
+                )
+            if path:
+                found[name] = _file_reader(prefix + variable, path)
+        used = {**found, **settings}
+
+        def is_missing(*names: str) -> bool:
+            return not any(used.get(name) or getattr(cls, name) for name in (*names, "source"))
+
+        if is_missing("client_id"):
+            raise ValueError(f"{prefix}CLIENT_ID is not set")
+        if is_missing("token_url", "issuer"):
+            raise ValueError(f"{prefix}TOKEN_URL is not set, nor is {prefix}ISSUER")
+        if is_missing("client_secret", "client_assertion", "auth_method"):
+            raise ValueError(f"{prefix}CLIENT_SECRET is not set, nor is {prefix}CLIENT_SECRET_FILE")
         try:
-            return cls(**found, **settings)
+            return cls(**used)
         except ValueError as error:
-            name = str(error).split()[0]
-            if name in settings or name not in names:
-                raise
-            raise ValueError(f"{prefix}{name.upper()}: {error}") from None
+            variables = ", ".join(prefix + name.upper() for name in found if name not in settings)
+            raise ValueError(f"{error} (of the environment: {variables or 'nothing'})") from None
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name in _SETTINGS and name not in ("headers", "timeout"):
-            raise AttributeError(f"{name} is fixed once a session is made: make another OAuthSession")
         if name == "headers":
-            value = dict(_header_items(value))
-            _check_head("GET", value.items())
-            if "_credentials" in vars(self):
-                self._credentials._headers = value  # the token endpoint gets its User-Agent
-        if name == "timeout":
+            value = _check_headers(value)
+            if self._credentials is not None:
+                self._credentials.headers = value
+        elif name == "timeout":
             value = _check_timeout(value)
-            if "_credentials" in vars(self):
-                self._credentials.timeout = 30.0 if value is None else value
+            if self._credentials is not None:
+                # A fetch without limit could hang for ever.
+                self._credentials.timeout = value or 30.0
+        elif name in _INSTEAD:
+            raise AttributeError(f"a session has no {name}: {_INSTEAD[name]}")
+        elif name in (*_SETTINGS, "opener") or (
+            type(self) is OAuthSession and not name.startswith("_")
+        ):
+            raise AttributeError(
+                f"{name} cannot be set: headers and timeout can, all others of "
+                f"{', '.join(_SETTINGS)} are fixed once a session is made"
+            )
         super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.source!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a session cannot be pickled: make it anew from its settings")
 
     def __enter__(self) -> OAuthSession:
         return self
@@ -2746,275 +3222,329 @@ class OAuthSession:
 
     @property
     def access_token(self) -> str:
-        """The current token's text; like `source.token()`, this may fetch
-        one, and raise OAuthError."""
+        """The text of the current token. Like source.token(), this may
+        fetch one, and raise OAuthError."""
         return str(self.source.token().access_token)
 
     def get(self, url: str, params: Any = None, **options: Any) -> Response:
-        """Send GET; see `request`."""
+        """Send GET; see request()."""
         return self.request("GET", url, params=params, **options)
 
     def delete(self, url: str, params: Any = None, **options: Any) -> Response:
-        """Send DELETE; see `request`."""
+        """Send DELETE; see request()."""
         return self.request("DELETE", url, params=params, **options)
 
     def head(self, url: str, params: Any = None, **options: Any) -> Response:
-        """Send HEAD; see `request`."""
+        """Send HEAD; see request()."""
         return self.request("HEAD", url, params=params, **options)
 
     def options(self, url: str, params: Any = None, **options: Any) -> Response:
-        """Send OPTIONS; see `request`."""
+        """Send OPTIONS; see request()."""
         return self.request("OPTIONS", url, params=params, **options)
 
     def post(self, url: str, data: Any = None, **options: Any) -> Response:
-        """Send POST; see `request`."""
+        """Send POST; see request()."""
         return self.request("POST", url, data=data, **options)
 
     def put(self, url: str, data: Any = None, **options: Any) -> Response:
-        """Send PUT; see `request`."""
+        """Send PUT; see request()."""
         return self.request("PUT", url, data=data, **options)
 
     def patch(self, url: str, data: Any = None, **options: Any) -> Response:
-        """Send PATCH; see `request`."""
+        """Send PATCH; see request()."""
         return self.request("PATCH", url, data=data, **options)
 
     def request(
-        self, method: str, url: str, *, params: Any = None, data: Any = None, json: Any = None,
-        headers: Mapping[str, Any] | None = None, timeout: float | None = _NOT_GIVEN, **unknown: NoReturn,
-    ) -> Response:  # fmt: skip
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Any = None,
+        data: Any = None,
+        json: Any = None,
+        headers: Mapping[str, Any] | None = None,
+        timeout: float | None = _DEFAULT_TIMEOUT,
+        **unknown: NoReturn,
+    ) -> Response:
         """Send a request with the token and return its Response, whatever
         the HTTP status.
 
-        url: absolute, or what follows base_url. params: pairs for the
-            query; a list is repeated, None left out.
-        data: bytes, text (as UTF-8), pairs (as a form), a binary file, or
-            an iterable of bytes. json: any JSON value.
-        headers: for this call; None takes one of the session's away.
+        url: absolute, or what follows base_url. params: a dict, pairs or
+        text for the query; a list is repeated, None is left out.
+        data: bytes, text (sent as UTF-8), a dict or pairs (as a form), a
+        binary file, or an iterable of bytes. json: any JSON value.
+        headers: of this call; None takes away one of the session.
         timeout: seconds for each network step and for the wait for a
-            token; default: the session's; None: no limit.
-        Raises OAuthError where no token can be had, URLError where the API
-        gives no answer, HTTPError for a redirect that is not followed,
+        token; default: the session's; None: no limit.
+
+        Raises OAuthError if no token can be had, URLError if the API gives
+        no answer, HTTPError for a redirect that is not followed, and
         ValueError or TypeError before anything is sent.
         """
-        if unknown:
-            _refuse(unknown, f"{method}()".lower())
+        _refuse(unknown, "request")
         body, content_type = _encode_body(data, json)
-        # A copy of a Request that was taken apart and checked before: that would be half of the work of a call.
-        request = object.__new__(urllib.request.Request)
-        vars(request).update(self._absolute(url, params)[1])
-        request.headers, request.unredirected_hdrs, request.method = {}, {}, method
-        if body is not None:
-            request.data = body
-        self._dress(request, headers, content_type)
-        packed = not ("Accept-encoding" in request.headers or "Range" in request.headers)
-        if packed:
-            request.headers["Accept-encoding"] = "gzip"
+        request = _Request(self._absolute(url, params), body, method=_check_word(method))
+        self._add_headers(request, headers, content_type)
+        decode = not (request.has_header("Accept-encoding") or request.has_header("Range"))
+        if decode:
+            request.add_header("Accept-encoding", "gzip")
+        request.any_status = True
         try:
             answer = self.opener.open(request, timeout=timeout)
-        except _RedirectRefused:
-            raise
-        except urllib.error.HTTPError as error:
+        except OAuthBearerError as error:
             answer = error
-        try:
-            return Response(answer, packed)
-        except BaseException:
-            answer.close()
-            raise
+        with answer:
+            return Response(answer, request.get_method(), decode)
 
     def open(
-        self, request: str | urllib.request.Request, data: Any = None, timeout: float | None = _NOT_GIVEN
+        self,
+        request: str | urllib.request.Request,
+        data: Any = None,
+        timeout: float | None = _DEFAULT_TIMEOUT,
+        *,
+        headers: Mapping[str, Any] | None = None,
     ) -> http.client.HTTPResponse:
-        """Open a URL or Request with the token, as
-        `urllib.request.urlopen` does; the caller reads, and closes.
+        """Open a URL or Request with the token, as urllib.request.urlopen
+        does, and return the answer to be read and closed.
 
-        data: bytes, a binary file or an iterable of bytes. timeout:
-            seconds, as for `request`.
-        Raises HTTPError unless the status is 2xx, and what `request`
-        raises.
+        data: bytes, a binary file or an iterable of bytes. timeout,
+        headers: as for request(). Never reads ahead. Raises HTTPError
+        unless the status is 2xx, and what request() raises.
         """
         if isinstance(request, urllib.request.Request):
-            twin = _twin(request)
-            twin.headers, twin.unredirected_hdrs = dict(request.headers), dict(request.unredirected_hdrs)
-            url, _ = self._absolute(twin.full_url)
-            if url != twin.full_url:
-                twin.full_url = url
+            ours = _Request(
+                self._absolute(request.full_url),
+                request.data,
+                request.headers,
+                method=request.get_method(),
+            )
+            ours.unredirected_hdrs = dict(request.unredirected_hdrs)
         else:
-            twin = urllib.request.Request(self._absolute(request)[0])
-        self._dress(twin)
-        answer: http.client.HTTPResponse = self.opener.open(twin, data, timeout)
+            ours = _Request(self._absolute(request), method="GET")
+        if data is not None:
+            ours.data = data
+            if ours.get_method() == "GET":
+                ours.method = "POST"
+        self._add_headers(ours, headers)
+        answer: http.client.HTTPResponse = self.opener.open(ours, timeout=timeout)
         return answer
 
     def install(self) -> None:
-        """Let every `urllib.request.urlopen` of this process use the
-        session, where base_url or origins say so.
+        """Let every urllib.request.urlopen of this process use the
+        session, for the origins of base_url and origins.
 
-        Other URLs get no token, and `file:`, `ftp:` and `data:` work, too.
+        Other URLs get no token; `file:`, `ftp:` and `data:` still work.
         Calls without a time-out get the session's, but not its headers.
+        Raises ValueError without base_url and origins.
         """
-        if not self._origins:
-            raise ValueError("base_url or origins is needed for install(): other requests must not get the token")
-        extra = (urllib.request.FileHandler, urllib.request.FTPHandler, urllib.request.DataHandler)
+        if self._origins is None:
+            raise ValueError(
+                "base_url or origins is needed for install(): other requests must not get the token"
+            )
+        extra = (
+            urllib.request.FileHandler(),
+            urllib.request.FTPHandler(),
+            urllib.request.DataHandler(),
+        )
         urllib.request.install_opener(self._make_opener(*extra))
 
-    def _absolute(self, url: Any, params: Any = None) -> tuple[str, Any]:
-        if not isinstance(url, str):
-            _check_url("url", url, True)
-        return _absolute(_add_params(url, params) if params else url, self.base_url, self.allow_http, self._origins)
+    def _absolute(self, url: Any, params: Any = None) -> str:
+        url = _text(url, "url")
+        if params:
+            if isinstance(params, (str, bytes)):
+                query = _text(params).replace("#", "%23")
+            else:
+                query = urllib.parse.urlencode(_form_fields("params", params))
+            url = url.partition("#")[0]
+            url += ("&" if "?" in url else "?") + query
+        return _complete_url(url, self.base_url, self.allow_http, self._origins)
 
-    def _dress(self, request: urllib.request.Request, headers: Any = None, content_type: str | None = None) -> None:
-        """Put on the headers of the call, then the session's, then ours, where there is none."""
-        if self.headers or headers or content_type:
-            every = [*self.headers.items(), *_header_items(headers)]
-            _check_head("GET", every)
-            wanted = {name.lower(): value for name, value in every}
-            if content_type:
-                wanted.setdefault("content-type", content_type)
-            for name, value in wanted.items():
-                if value is not None and not request.has_header(name.capitalize()):
-                    request.add_header(name, value if isinstance(value, str) else str(value))
+    def _add_headers(
+        self,
+        request: Any,
+        headers: Mapping[str, Any] | None,
+        content_type: str | None = None,
+    ) -> None:
+        """Add headers that the request does not have: the call's go before the session's."""
+        wanted: dict[str, Any] = {}
+        for name, value in (*self.headers.items(), *_mapping("headers", headers).items()):
+            wanted[_text(name).lower()] = value
+        if wanted.get("content-type") is None:
+            wanted["content-type"] = content_type
+        given = {}
+        for name, value in wanted.items():
+            if value is not None and not request.has_header(name.capitalize()):
+                given[name] = value
+        for name, value in _check_headers(given).items():
+            request.add_header(name, value)
 
-    def _make_opener(self, *extra: Any) -> urllib.request.OpenerDirector:
-        theirs = [_own(one) for one in self._handlers]
-        kinds = (
-            urllib.request.ProxyHandler, urllib.request.UnknownHandler, urllib.request.HTTPDefaultErrorHandler,
-            urllib.request.HTTPErrorProcessor, *extra,
-        )  # fmt: skip
-        ours = [kind() for kind in kinds if not any(isinstance(one, kind) for one in theirs)]
-        if not any(isinstance(one, urllib.request.HTTPHandler) for one in theirs):
-            ours.append(_HTTPHandler(self._pool))
-        auth = OAuthHandler(self.source, self._origins)
-        auth.follows = not any(isinstance(one, urllib.request.HTTPRedirectHandler) for one in theirs)
-        if not any("https" in getattr(one, "proxies", ()) for one in (*theirs, *ours)):
-            auth.open_ahead = self._pool.open_ahead
-        opener = _Opener(self)
-        for handler in (*theirs, *ours, _HTTPSHandler(self._pool), auth):
-            opener.add_handler(handler)
-        return opener
+
+class _StatusHandler(urllib.request.HTTPDefaultErrorHandler):
+    """Return any answer to a verb; for other calls, raise an HTTPError that can be pickled."""
+
+    def http_error_default(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        if getattr(request, "any_status", False):
+            return fp
+        message = _status_message(request.get_method(), request.full_url, code)
+        raise _HTTPError(message, request.full_url, code, headers, _read_error_body(fp))
+
+
+class _SessionHandler(OAuthHandler):
+    """Authorise the requests of a session, which need not have origins, and set its time-out."""
+
+    def __init__(self, session: OAuthSession, follows: bool) -> None:
+        self._session = session
+        self._source = session.source
+        self._origins = session._origins
+        self.follows = follows
+
+    def http_request(self, request: Any) -> Any:
+        """Give a request without a time-out that of the session: urllib would wait for ever."""
+        if request.timeout is _DEFAULT_TIMEOUT:
+            request.timeout = self._session.timeout
+        _check_timeout(request.timeout)
+        return super().http_request(request)
+
+    https_request = http_request
+
+
+def _status_message(method: str, url: str, status: int) -> str:
+    """Return the text of an HTTP error. It leaves out the query, which may hold a secret."""
+    place = re.split("[?#]", url)[0]
+    phrase = http.client.responses.get(status, "")
+    return f"{method} {place} answered {status} {phrase}".rstrip()
 
 
 @functools.lru_cache(maxsize=256)  # a session calls the same URLs again and again
-def _absolute(url: str, base_url: str | None, allow_http: bool, origins: frozenset[Origin]) -> tuple[str, Any]:
-    """The URL to call, complete, encoded and inside the origins, and the attributes of a Request for it."""
-    scheme, separator, _ = url.partition("://")
-    if not (separator and scheme.replace("+", "").replace("-", "").isalnum()):
-        if url[:2] == "//" or not base_url:
-            raise ValueError("url must be absolute (https://host/path), or a path below the session's base_url")
-        url = base_url.rstrip("/") + ("" if url[:1] in ("", "?", "#") else "/") + url.lstrip("/")
+def _complete_url(
+    url: str, base_url: str | None, allow_http: bool, origins: frozenset[_Origin] | None
+) -> str:
+    """Return the URL to call; ValueError if it is outside the origins."""
+    if base_url and not re.match(r"([\w+.-]+:)?//", url):
+        if url and url[0] not in "?#":
+            url = "/" + url.lstrip("/")
+        url = base_url.rstrip("/") + url
+    elif not base_url and "://" not in url:
+        raise ValueError(
+            "url must be absolute (https://host/path), or a path below the session's base_url"
+        )
     url = _check_url("url", url, allow_http)
-    origin = _origin(url)
-    if origins and origin not in origins:
-        raise ValueError(f"url leads to {_place(url)}, outside this session's origins: name it in origins=")
-    return url, vars(urllib.request.Request(url, origin_req_host=origin[1]))
+    if origins is not None and _origin(url) not in origins:
+        raise ValueError(
+            f"url leads to {_place(url)}, outside this session's origins: name it in origins="
+        )
+    return url
 
 
-class _Opener(urllib.request.OpenerDirector):
-    """Gives a call without a time-out the session's: urllib's own default is to wait for ever."""
-
-    def __init__(self, session: OAuthSession) -> None:
-        super().__init__()
-        self.addheaders = [("User-agent", _USER_AGENT)]
-        self._session = session
-
-    def open(self, fullurl: Any, data: Any = None, timeout: Any = _DEFAULT_TIMEOUT) -> Any:
-        missing = timeout is _NOT_GIVEN or timeout is _DEFAULT_TIMEOUT
-        return super().open(fullurl, data, self._session.timeout if missing else _check_timeout(timeout))
-
-
-def _header_items(headers: Any) -> Iterable[tuple[str, Any]]:
-    if headers and not hasattr(headers, "items"):
-        raise TypeError(f"headers must be a dict of names and values, not {type(headers).__name__}")
-    return headers.items() if headers else ()
+def _session_origins(base_url: Any, origins: Any, allow_http: bool) -> frozenset[_Origin] | None:
+    """Return the origins that may see the token, or None for those that the caller calls."""
+    if base_url is None and not origins:
+        return None
+    named = _check_origins("origins", origins, allow_http)
+    if base_url is not None:
+        base = _check_url("base_url", base_url, allow_http)
+        if "?" in base or "#" in base:
+            raise ValueError("base_url must be without ? and #, since paths are appended to it")
+        named |= {_origin(base)}
+    return named
 
 
-def _check_handlers(handlers: Iterable[Any]) -> list[Any]:
-    handlers = list(handlers)
-    for kind in (one if isinstance(one, type) else type(one) for one in handlers):
-        if issubclass(kind, urllib.request.HTTPSHandler):
-            raise ValueError("handlers cannot hold an HTTPSHandler: give an ssl.SSLContext as context=")
-        if not issubclass(kind, urllib.request.BaseHandler):
-            raise TypeError(f"handlers must be urllib.request handlers, instances or classes, not {kind.__name__}")
-    return handlers
-
-
-def _file_reader(variable: str, path: str) -> Callable[[], str]:
-    """What reads a secret's file, each time anew: a mounted secret is rotated in place."""
+def _file_reader(name: str, path: str) -> Callable[[], str]:
+    """Return a function that reads a file: a mounted secret may be replaced at any time."""
     if not os.access(path, os.R_OK):
-        raise ValueError(f"{variable} names {path!r}, which cannot be read")
+        raise ValueError(f"{name} names {path!r}, which cannot be read")
 
     def read() -> str:
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:
                 text = file.read()
         except (OSError, UnicodeError) as error:
-            raise OAuthError(f"{variable}: cannot read {path!r}: {type(error).__name__}") from None
+            raise OAuthError(f"{name}: cannot read {path!r}: {type(error).__name__}") from None
         return text[:-1] if text.endswith("\n") else text
 
     return read
 
 
-def _form(pairs: Any) -> str:
-    """Pairs as application/x-www-form-urlencoded; a list is repeated, None left out."""
-    pairs = pairs.items() if hasattr(pairs, "items") else pairs
-    pairs = list(pairs) if hasattr(pairs, "__iter__") else [pairs]
-    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
-        raise TypeError("params and data must be a dict, or pairs of names and values; is it meant as json=?")
-    return urllib.parse.urlencode([(name, value) for name, value in pairs if value is not None], doseq=True)
-
-
-def _add_params(url: str, params: Any) -> str:
-    query = params.replace("#", "%23") if isinstance(params, str) else _form(params)
-    url, mark, fragment = url.partition("#")
-    return url + ("&" if "?" in url else "?") + query + mark + fragment
-
-
 def _encode_body(data: Any, obj: Any) -> tuple[Any, str | None]:
-    """The body for urllib, and its Content-Type if the caller names none."""
+    """Return the body for urllib, and the Content-Type to use unless the caller names one."""
     if obj is not None:
         if data is not None:
             raise ValueError("data and json contradict each other: leave one of them out")
-        try:
-            return json.dumps(obj, allow_nan=False).encode(), "application/json"
-        except RecursionError:
-            raise ValueError("json is nested too deeply") from None
+        return json.dumps(obj, allow_nan=False).encode(), "application/json"
     if data is None:
         return None, None
     if isinstance(data, str):
-        return data.encode(), "text/plain; charset=utf-8"
-    pairs = isinstance(data, (list, tuple)) and not any(isinstance(one, (bytes, bytearray, memoryview)) for one in data)
-    if pairs or hasattr(data, "items"):
-        return _form(data).encode(), "application/x-www-form-urlencoded"
+        return _text(data).encode(), "text/plain; charset=utf-8"
+    is_form = hasattr(data, "items")
+    if isinstance(data, (list, tuple)):
+        is_form = not all(isinstance(one, (bytes, bytearray, memoryview)) for one in data)
+    if is_form:
+        form = urllib.parse.urlencode(_form_fields("data (or is it meant as json=?)", data))
+        return form.encode(), "application/x-www-form-urlencoded"
     if isinstance(data, io.TextIOBase) or not (hasattr(data, "read") or hasattr(data, "__iter__")):
-        kind = type(data).__name__
-        raise TypeError(f"data must be bytes, str, pairs, a binary file or an iterable of bytes, not {kind}")
-    return bytes(data) if isinstance(data, (bytearray, memoryview)) else data, "application/octet-stream"
+        raise TypeError(
+            "data must be bytes, str, a dict or pairs, a binary file or an iterable of bytes"
+        )
+    return data, "application/octet-stream"
 
 
 # ---- DemoServer: an authorisation server and an API on loopback ----------------------------------
 
-class DemoServer:
-    """An authorisation server and an API on a free loopback port, for
-    trying out and for tests: `with DemoServer()`.
+_DemoRequest = namedtuple("_DemoRequest", "method path headers body")
 
-    expires_in: seconds that its tokens live, default 3600; may be changed.
-        url: the API, which answers any path, if there is a token, with
-        JSON that says what it saw. token_url, client_id, client_secret:
-        for OAuthSession; the scopes are `read` and `write`.
-        token_requests: how many came so far.
+
+class DemoServer:
+    """An authorisation server and an API on a free port of this machine,
+    for trying out and for tests: `with DemoServer() as server:`.
+
+    expires_in: seconds that its tokens live; default 3600; may be changed.
+
+    url: the API. With a token it answers any path with JSON that says what
+    it saw, or what answer() has set. token_url, client_id, client_secret:
+    for OAuthSession; the scopes are `read` and `write`.
+    token_requests: how many came so far. requests: those to the API, each
+    with method, path, headers (without the token) and body.
     """
 
     client_id = "demo-client"
     client_secret = "demo secret: 100% ok?"  # with characters that must be encoded
+    url: str
+    token_url: str
 
-    def __init__(self, expires_in: float | None = 3600) -> None:
+    def __init__(self, expires_in: float = 3600) -> None:
         self.expires_in = expires_in
         self.token_requests = 0
+        self.requests: list[Any] = []
         self.tell: Callable[[str], object] = lambda line: None  # gets a line for each request
         self._lock = threading.Lock()  # guards token_requests
-        self._tokens: dict[str, tuple[float, str]] = {}
+        self._tokens: dict[str, tuple[float, str]] = {}  # monotonic time of its end, and scope
+        self._answers: dict[str, tuple[int, Any, Mapping[str, str]]] = {}  # by path
         self._failing: int | None = None
 
     def __enter__(self) -> DemoServer:
-        self._server = _make_server(self)
+        import http.server
+
+        demo = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def reply(self) -> None:
+                demo._reply(self)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = reply
+
+            def log_message(self, *_: Any) -> None:
+                """Print nothing: tell() does."""
+
+        class Server(http.server.ThreadingHTTPServer):
+            request_queue_size = 128
+
+            def handle_error(self, *_: Any) -> None:
+                """Print nothing: a client may hang up."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.token_url = self.url + "/oauth/token"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -3029,131 +3559,153 @@ class DemoServer:
         self._tokens = {}
 
     def fail(self, status: int | None) -> None:
-        """Let the token endpoint answer this HTTP status from now on;
-        None: work again."""
+        """Let the token endpoint answer this HTTP status from now on; None
+        lets it work again."""
         self._failing = status
 
-    def _issue(self, form: dict[str, str], proof: str) -> tuple[int, dict[str, Any]]:
+    def answer(
+        self, path: str, json: Any, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Let the API answer requests for a path, without the query, with
+        this JSON value, status and further headers."""
+        self._answers[path] = (status, json, headers or {})
+
+    def _reply(self, handler: Any) -> None:
+        """Answer a request of http.server."""
+        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        if "Transfer-Encoding" in handler.headers:
+            size = int(handler.rfile.readline(), 16)
+            while size > 0:
+                body += handler.rfile.read(size)
+                handler.rfile.readline()
+                size = int(handler.rfile.readline(), 16)
+            handler.rfile.readline()
+        text = body.decode("utf-8", "replace")
+        credentials = handler.headers.get("Authorization", "")
+        if handler.path == "/oauth/token":
+            status, value, headers = self._issue(dict(urllib.parse.parse_qsl(text)), credentials)
+        else:
+            status, value, headers = self._serve(handler, text, credentials)
+        seen = "with" if credentials else "without"
+        told = f"{handler.command} {handler.path} ({seen} credentials) -> {status}"
+        self.tell(
+            f"{told} {value['error']}" if isinstance(value, dict) and "error" in value else told
+        )
+
+        content = json.dumps(value).encode()
+        handler.send_response(status)
+        for name, field in {"Content-Type": "application/json", **headers}.items():
+            handler.send_header(name, field)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        if handler.command != "HEAD":
+            handler.wfile.write(content)
+
+    def _issue(self, form: dict[str, str], credentials: str) -> tuple[int, Any, Mapping[str, str]]:
+        """Answer a token request: status, JSON value and headers."""
         with self._lock:
             self.token_requests += 1
         pair = [form.get("client_id", ""), form.get("client_secret", "")]
-        if proof[:6] == "Basic ":
-            text = base64.b64decode(proof[6:] + "==").decode("utf-8", "replace")
+        if credentials.startswith("Basic "):
+            text = base64.b64decode(credentials[6:]).decode("utf-8", "replace")
             pair = [urllib.parse.unquote_plus(part) for part in text.split(":")]
         scope = form.get("scope", "read")
         if self._failing is not None:
-            return self._failing, {}
+            return self._failing, {}, {}
         if pair != [self.client_id, self.client_secret]:
-            return 401, {"error": "invalid_client", "error_description": "unknown client, or wrong secret"}
+            refusal = {
+                "error": "invalid_client",
+                "error_description": "unknown client, or wrong secret",
+            }
+            return 401, refusal, {"WWW-Authenticate": 'Basic realm="demo"'}
         if form.get("grant_type") != "client_credentials":
-            return 400, {"error": "unsupported_grant_type"}
+            return 400, {"error": "unsupported_grant_type"}, {}
         if set(scope.split()) - {"read", "write"}:
-            return 400, {"error": "invalid_scope", "error_description": "the scopes here are read and write"}
+            return (
+                400,
+                {
+                    "error": "invalid_scope",
+                    "error_description": "the scopes here are read and write",
+                },
+                {},
+            )
         token = "demo-" + base64.urlsafe_b64encode(os.urandom(24)).decode()
-        self._tokens[token] = time.monotonic() + (self.expires_in or 3600), scope
-        life = {} if self.expires_in is None else {"expires_in": self.expires_in}
-        return 200, {"access_token": token, "token_type": "Bearer", "scope": scope, **life}
+        self._tokens[token] = time.monotonic() + self.expires_in, scope
+        grant = {
+            "access_token": token,
+            "token_type": "Bearer",
+            "scope": scope,
+            "expires_in": self.expires_in,
+        }
+        return 200, grant, {}
 
-    def _serve(self, method: str, path: str, proof: str, body: str) -> tuple[int, dict[str, Any]]:
-        if (method, path) == ("POST", "/oauth/token"):
-            form = dict(urllib.parse.parse_qsl(body))
-            status, answer = self._issue(form, proof)
-            seen = f"scope={form.get('scope', '')}"
-        else:
-            until, scope = self._tokens.get(proof[7:], (0.0, ""))
-            status, answer = 401, {"error": "invalid_token"}
-            if time.monotonic() < until:
-                status, answer = 200, {"method": method, "path": path, "scope": scope, "body": body}
-            seen = f"{'with' if proof else 'without'} a token"
-        self.tell(f"{method} {path} ({seen}) -> {status} {answer.get('error', '')}".rstrip())
-        return status, answer
-
-
-def _make_server(demo: DemoServer) -> Any:
-    import http.server
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            while "Transfer-Encoding" in self.headers:
-                size = int(self.rfile.readline(), 16)
-                body += self.rfile.read(size)
-                self.rfile.readline()
-                if size == 0:
-                    break
-            proof = self.headers.get("Authorization", "")
-            status, answer = demo._serve(self.command, self.path, proof, body.decode("utf-8", "replace"))
-            content = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            if status == 401:
-                bearer = 'Bearer realm="demo"' + (', error="invalid_token"' if proof else "")
-                self.send_header("WWW-Authenticate", 'Basic realm="demo"' if self.path == "/oauth/token" else bearer)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
-
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = answer
-
-        def log_message(self, *_: Any) -> None:
-            """Print nothing: `tell` does."""
-
-    class Server(http.server.ThreadingHTTPServer):
-        request_queue_size = 128
-
-        def handle_error(self, *_: Any) -> None:
-            """Print nothing: a client that hangs up is no fault of anybody."""
-
-    return Server(("127.0.0.1", 0), Handler)
+    def _serve(
+        self, handler: Any, body: str, credentials: str
+    ) -> tuple[int, Any, Mapping[str, str]]:
+        """Answer a request for the API: status, JSON value and headers."""
+        headers = {
+            name: value
+            for name, value in handler.headers.items()
+            if name.lower() != "authorization"
+        }
+        self.requests.append(_DemoRequest(handler.command, handler.path, headers, body))
+        end, scope = self._tokens.get(credentials.partition(" ")[2], (0.0, ""))
+        if time.monotonic() >= end:
+            challenge = 'Bearer realm="demo"' + (', error="invalid_token"' if credentials else "")
+            return 401, {"error": "invalid_token"}, {"WWW-Authenticate": challenge}
+        seen = {"method": handler.command, "path": handler.path, "scope": scope, "body": body}
+        return self._answers.get(handler.path.partition("?")[0], (200, seen, {}))
 
 
 # ---- Command line --------------------------------------------------------------------------------
 
+_CLOCK_SKEW = 60.0  # seconds; from here on a difference of clocks is worth a word
+_INDENT = " " * 6
+
+
+def _print(text: str, file: Any = None) -> None:
+    """Print other people's text on any console: what it cannot show is escaped."""
+    file = file or sys.stdout
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
+
+
 def _demo() -> int:
-    """Show what a session does, against a server of our own."""
-    start = time.monotonic()
+    """Show what a session does, with a server of its own."""
 
-    def tell(line: str) -> None:
-        print(f"{time.monotonic() - start:5.2f} s  {line}", flush=True)
-
-    def call(title: str) -> None:
-        tell(title)
-        tell(f"     session.get('/me') -> {session.get('/me').status}")
+    def call(title: str, session: OAuthSession) -> None:
+        _print(title)
+        try:
+            _print(f"{_INDENT}session.get('/me') -> {session.get('/me').status}")
+        except OAuthResponseError as error:
+            _print(f"{_INDENT}{type(error).__name__}: {error}")
 
     with DemoServer() as server:
-        server.tell = lambda line: tell("     on the wire: " + line)
-        session = OAuthSession(server.client_id, server.client_secret, "read", server.token_url, base_url=server.url)
-        tell(f"A DemoServer listens on {server.url}. Secrets and tokens are not shown.")
-        call("1. The first call fetches a token:")
-        call("2. The second call uses the same one:")
-        tell("3. A token that is due after one second")
-        server.expires_in = 2
+        server.tell = lambda line: _print(f"{_INDENT}on the wire: {line}")
+        settings: dict[str, Any] = {
+            "client_id": server.client_id,
+            "token_url": server.token_url,
+            "base_url": server.url,
+        }
+        session = OAuthSession(client_secret=server.client_secret, scope="read", **settings)
+        _print(f"A DemoServer listens on {server.url}. Secrets and tokens are not shown.")
+        call("1. The first call fetches a token.", session)
+        call("2. The second call uses the same token.", session)
         session.source.clear()
+        server.expires_in = 2
         before = session.access_token
         server.expires_in = 3600
         time.sleep(1.1)
-        call("   is then used once more, while a thread renews it in the background:")
-        for _ in range(200):  # ten seconds at the most
-            if session.access_token != before:
-                tell("     the session has another token now")
-                break
+        call("3. A token that is due is used, while a thread renews it in the background.", session)
+        while session.access_token == before:
             time.sleep(0.05)
         server.revoke()
-        call("4. A revoked token is replaced after one 401, and the call is sent again:")
-        for title, secret, scope in (
-            ("5. A wrong secret, tried in both places where servers look for it:", "not-the-secret", "read"),
-            ("6. A scope that the server does not know:", server.client_secret, "everything"),
-        ):
-            tell(title)
-            try:
-                OAuthSession(server.client_id, secret, scope, server.token_url).get(server.url)
-            except OAuthResponseError as error:
-                tell(f"     {type(error).__name__}: {error}")
-        tell(f"Done: {server.token_requests} token requests in all.")
+        call("4. A revoked token is replaced after one 401, and the call is sent again.", session)
+        wrong = OAuthSession(client_secret="not-the-secret", scope="read", **settings)
+        call("5. A wrong secret is tried in each place where servers look for it.", wrong)
+        unknown = OAuthSession(client_secret=server.client_secret, scope="everything", **settings)
+        call("6. The server does not know this scope.", unknown)
+        _print(f"Done: {server.token_requests} token requests in all.")
     return 0
 
 
@@ -3162,152 +3714,200 @@ def _parser() -> Any:
 
     parser = argparse.ArgumentParser(
         prog="oauth_session.py",
-        description="Call an API with an OAuth 2.0 token, obtained by the client credentials grant.",
-        epilog="What no flag says comes from OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET or OAUTH_CLIENT_SECRET_FILE, "
-        "OAUTH_ASSERTION_FILE, OAUTH_SCOPE, OAUTH_TOKEN_URL or OAUTH_ISSUER, OAUTH_AUDIENCE, OAUTH_RESOURCE, "
-        "OAUTH_AUTH_METHOD, OAUTH_BASE_URL, OAUTH_CACHE. The secret "
-        "has no flag, since others could see it in the list of processes. Exit status: 0; 1: no token or no answer; "
-        "2: wrong settings; 22: a status of 400 or more with --fail.",
+        description="Call an API with an OAuth 2.0 token, by the client credentials grant.",
+        epilog="What no option says is read from the environment: OAUTH_CLIENT_ID, "
+        "OAUTH_CLIENT_SECRET or OAUTH_CLIENT_SECRET_FILE, OAUTH_ASSERTION_FILE, OAUTH_SCOPE, "
+        "OAUTH_TOKEN_URL or OAUTH_ISSUER, OAUTH_AUDIENCE, OAUTH_RESOURCE, OAUTH_AUTH_METHOD, "
+        "OAUTH_BASE_URL, OAUTH_CACHE. The secret has no option, since others could see it in the "
+        "list of processes. Exit status: 0; 1: no token, or no answer; 2: wrong settings; 22: a "
+        "status of 400 or more with --fail.",
     )
     add = parser.add_argument
-    add("url", nargs="?", metavar="URL", help="what to call; the body of the answer is printed")
-    add("--demo", action="store_true", help="show how it works, with a server of its own; needs nothing else")
-    add("--check", action="store_true", help="try each step, from the settings to the call of URL, and tell what fails")
+    add("url", nargs="?", metavar="URL", help="call this URL and print the body of the answer")
+    add("--demo", action="store_true",
+        help="show how it works, with a server of its own; needs nothing else")
+    add("--check", action="store_true",
+        help="try each step up to a call of URL, and tell what fails")
     add("--token", action="store_true", help="print the access token, and nothing else")
-    add("-X", "--request", metavar="METHOD", help="HTTP method; default GET, with -d POST")
-    add("-d", "--data", help="body, sent as a form unless -H says otherwise; @FILE: of a file, @-: of standard input")
-    add("-H", "--header", metavar="'NAME: VALUE'", action="append", default=[], help="a header; may be repeated")
-    add("-i", "--include", action="store_true", help="print status and headers too")
-    add("-f", "--fail", action="store_true", help="print no body at a status of 400 or more, and exit with 22")
-    add("--client-secret-file", metavar="FILE", help="file that holds the secret; -: standard input")
-    for name in ("client-id", "scope", "token-url", "issuer", "audience", "auth-method", "base-url"):
-        add("--" + name, metavar=name.rpartition("-")[2].upper())
+    add("-X", "--request", metavar="METHOD", help="HTTP method; default: GET, with -d POST")
+    add("-d", "--data",
+        help="body, sent as a form unless -H says otherwise; @FILE: a file, @-: standard input")
+    add("-H", "--header", metavar="'NAME: VALUE'", action="append", default=[],
+        help="a header; may be repeated")
+    add("-i", "--include", action="store_true", help="print status and headers, too")
+    add("-f", "--fail", action="store_true",
+        help="print no body at a status of 400 or more, and exit with 22")
+    add("--client-secret-file", metavar="FILE",
+        help="file that holds the secret; -: standard input")
+    names = ("client-id", "scope", "token-url", "issuer", "audience", "auth-method", "base-url")
+    for name in names:
+        add(f"--{name}", metavar=name.rpartition("-")[2].upper())
     add("--resource", metavar="URI", action="append")
     add("--cache", metavar="DIRECTORY", help="share the token with other runs through files there")
-    add("--timeout", metavar="SECONDS", type=float, help="default 30")
+    add("--timeout", metavar="SECONDS", type=float, help="default: 30")
     add("--version", action="version", version=f"oauth_session {__version__}")
     return parser
 
 
-def _session_of(options: Any) -> OAuthSession:
-    settings = {name: value for name, value in vars(options).items() if name in _SETTINGS and value is not None}
-    if options.client_secret_file == "-":
-        settings["client_secret"] = sys.stdin.readline().rstrip("\n")
-    elif options.client_secret_file:
-        settings["client_secret"] = _file_reader("--client-secret-file", options.client_secret_file)
-    try:
-        return OAuthSession.from_env(**settings)
-    except ValueError as error:
-        name = str(error).split()[0]
-        raise ValueError(f"--{name.replace('_', '-')}: {error}" if name in settings else str(error)) from None
+def _session_of(options: Any, environ: dict[str, str]) -> OAuthSession:
+    """Make the session of options and environment; an option goes before what contradicts it."""
+    settings = {
+        name: value
+        for name, value in vars(options).items()
+        if name in _SETTINGS and value is not None
+    }
+    if options.token_url or options.issuer:
+        environ.update(OAUTH_TOKEN_URL="", OAUTH_ISSUER="")
+    path = options.client_secret_file
+    if path:
+        environ.update(OAUTH_CLIENT_SECRET="", OAUTH_CLIENT_SECRET_FILE="")
+    if path == "-":
+        settings["client_secret"] = sys.stdin.readline().lstrip("\ufeff").rstrip("\n")
+    elif path:
+        settings["client_secret"] = _file_reader("--client-secret-file", path)
+    return OAuthSession.from_env("OAUTH_", environ, **settings)
 
 
 class _Check:
-    """Each step of a call by itself, a line a step, for a person who looks for what is wrong."""
+    """Tries each step of a call by itself, and prints a line for each."""
 
     def __init__(self, session: OAuthSession) -> None:
-        self.session, self.credentials = session, session._credentials
-        self.by = 0.0  # monotonic time at which a step must have ended
+        self.session = session
+        self.credentials: Any = session._credentials
+        self.failed = "NO"  # what begins the line of a step that fails
 
-    def run(self, options: Any) -> int:
-        _print_settings(options)
-        well = self.reach(self.credentials.issuer or self.credentials.token_url) and self.tokens()
-        if well and options.url:
-            well = self.step("API", self.call, options.url)
-        print("All is well." if well else "Something is wrong: see the lines that begin with NO.")
-        return 0 if well else 1
-
-    def tokens(self) -> bool:
-        """Discovery, where there is an issuer, and a token by each method: one that works is enough."""
-        credentials, url = self.credentials, self.credentials.token_url
-        if url is None:
-            if not self.step("discovery", self.discover):
-                return False
-            url = credentials._metadata["token_endpoint"]
-            if _origin(url) != credentials.origin and not self.reach(url):
-                return False
-        right = self.step("clock", self.clock, url)
-        named = credentials.auth_method or credentials._listed_method()
-        if named is not None:
-            return self.step(f"token by {named}", self.fetch, named) and right
-        basic, post, raw = _PROVED_BY["client_secret"][:3]
-        works = [method for method in (basic, post, raw) if self.step(f"token by {method}", self.fetch, method)]
-        if works == [raw]:  # the others are found without being named
-            print(f"NO    auth_method: give {raw!r}")
-        return right and works not in ([], [raw])
+    def run(self, options: Any, environ: Mapping[str, str]) -> bool:
+        """Return whether all is well. The first failure of the network ends it."""
+        _print_settings(options, environ)
+        credentials = self.credentials
+        if not self.reach(credentials.issuer or credentials.token_url):
+            return False
+        if credentials.issuer is not None and not self.step("discovery", self.discover):
+            return False
+        endpoint = credentials.token_url or credentials._metadata["token_endpoint"]
+        if _origin(endpoint) != credentials.origin and not self.reach(endpoint):
+            return False
+        if not self.step("token endpoint", self.ask, endpoint):
+            return False
+        clock = self.step("clock", self.clock)
+        methods = credentials._candidates(credentials._current_secret())
+        if "client_secret_basic_raw" in methods:
+            _print(f"{_INDENT}id or secret have characters that servers decode in different ways")
+        for method in methods:
+            # Only the last one decides: a session tries them in this order, too.
+            self.failed = "NO" if method == methods[-1] else "--"
+            if self.step(f"token by {method}", self.fetch, method):
+                break
+        else:
+            return False
+        self.failed = "NO"
+        return (not options.url or self.step("API", self.call, options.url)) and clock
 
     def step(self, name: str, action: Callable[..., str], *arguments: Any) -> bool:
-        self.by = time.monotonic() + self.credentials.timeout
+        self.deadline = time.monotonic() + float(self.credentials.timeout)
         try:
-            print(f"ok    {name}: {action(*arguments)}", flush=True)
+            _print(f"ok    {name}: {action(*arguments)}")
             return True
         except (OSError, ValueError, TypeError, LookupError) as error:
-            print(f"NO    {name}: {' '.join(str(error).split())}", flush=True)
+            _print(f"{self.failed}    {name}: {' '.join(str(error).split())}")
             return False
 
-    def reach(self, url: Any) -> bool:
-        scheme, host, port = _origin(url)
-        proxy = urllib.request.getproxies().get(scheme)
-        if proxy and not (scheme == "http" and _is_loopback(host)) and not urllib.request.proxy_bypass(host):
-            print(f"      {host} is reached through the proxy {proxy.rpartition('@')[2]}")
+    def reach(self, url: str) -> bool:
+        origin = _origin(url)
+        proxy = urllib.request.getproxies().get(origin.scheme)
+        direct = origin.scheme == "http" and _is_loopback(origin.host)
+        if proxy and not direct and not urllib.request.proxy_bypass(origin.host):
+            _print(
+                f"{_INDENT}{origin.host} is reached through the proxy {proxy.rpartition('@')[2]}"
+            )
             return True
-        well = self.step(f"DNS {host}", self.look_up, host, port) and self.step(f"TCP {host}", self.connect, host, port)
-        return well and (scheme == "http" or self.step(f"TLS {host}", self.secure, url))
+        steps = [("DNS", self.look_up), ("TCP", self.connect), ("TLS", self.verify)]
+        if origin.scheme == "http":
+            steps.pop()
+        return all(self.step(f"{name} {origin.host}", action, origin) for name, action in steps)
 
-    def look_up(self, host: str, port: int) -> str:
-        return ", ".join(sorted({str(one[4][0]) for one in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)}))
+    def look_up(self, origin: _Origin) -> str:
+        found = socket.getaddrinfo(origin.host, origin.port, 0, socket.SOCK_STREAM)
+        return ", ".join(sorted({str(address[4][0]) for address in found}))
 
-    def connect(self, host: str, port: int) -> str:
-        _open_socket(host, port, self.by).close()
-        return f"port {port} is open"
+    def connect(self, origin: _Origin) -> str:
+        _open_stream(_Route(origin, None, None), self.deadline).close()
+        return f"port {origin.port} is open"
 
-    def secure(self, url: str) -> str:
-        key: Key = (os.getpid(), _origin(url), None, None)
-        self.session._pool.give(key, self.session._pool._connect(key, self.by))
-        return "the certificate is for this host, and trusted"
+    def verify(self, origin: _Origin) -> str:
+        self.session._pool.connect(_Route(origin, None, None), self.deadline).close()
+        return "the certificate is trusted, and for this host"
 
     def discover(self) -> str:
-        self.credentials._discover(self.by)
+        self.credentials._discover(self.deadline)
         return f"the token endpoint is {self.credentials._metadata['token_endpoint']}"
 
-    def clock(self, url: str) -> str:
-        date = self.credentials._send(url, None, {}, self.by, ())[0].headers["Date"]
-        skew = _date(date) - time.time() if date else 0.0
+    def ask(self, url: str) -> str:
+        self.reply = self.credentials._send(_TokenRequest(url, None, {}, ()), self.deadline)
+        return "it answers"
+
+    def clock(self) -> str:
+        date = self.reply.headers["Date"]
+        skew = _seconds_of_date(date) - time.time() if date else 0.0
         if abs(skew) > _CLOCK_SKEW:
-            raise ValueError(f"it is {abs(skew):.0f} s {'behind' if skew > 0 else 'ahead of'} the server's: set it")
-        return "as the server's, within a minute" if date else "the server does not tell the time"
+            direction = "behind" if skew > 0 else "ahead of"
+            raise ValueError(
+                f"this machine is {abs(skew):.0f} s {direction} the server: set its clock"
+            )
+        return "within a minute of the server's" if date else "the server does not tell the time"
 
     def fetch(self, method: str) -> str:
-        token = self.credentials._request(method, self.credentials._current_secret(), self.by)
-        self.session.source._fetch = lambda: token  # for the call: an assertion may be good for one token only
-        life = "of unknown life" if token.expires_at is None else f"for {token.expires_at - time.time():.0f} s"
-        return f"a token {life}, scope {token.scope and _clean(token.scope, [token.access_token])!r}"
+        token = self.credentials._request(method, self.credentials._current_secret(), self.deadline)
+        self.session.source._fetch = lambda: (
+            token
+        )  # for the call: an assertion may be good for one token only
+        audience = ""
+        try:  # the most frequent reason for a 401 of the API
+            claims = json.loads(base64.urlsafe_b64decode(token.access_token.split(".")[1] + "=="))
+            audience = f", aud {_clean(claims['aud'], [token.access_token])}"
+        except (LookupError, ValueError, TypeError):
+            pass  # not a JWT
+        life = (
+            "an unknown time"
+            if token.expires_at is None
+            else f"{token.expires_at - time.time():.0f} s"
+        )
+        scope = _clean(token.scope, _spellings(token.access_token))
+        return f"a token for {life}, scope {scope}{audience}"
 
     def call(self, url: str) -> str:
-        return f"{url} answered {self.session.get(url).raise_for_status().status}"
+        response = self.session.get(url).raise_for_status()
+        return _status_message("GET", response.url, response.status)
 
 
-def _print_settings(options: Any) -> None:
-    """Print what command line and environment set, and where each was found; of a secret, only where."""
-    unread = "client_assertion", "assertion_audience", "token_params"
-    for name in (*_CREDENTIALS, "client_secret_file", "assertion_file", "base_url", "cache"):
-        flag, variable = getattr(options, name, None), "OAUTH_" + name.upper()
-        value, where = (os.environ.get(variable), variable) if flag is None else (flag, "--" + name.replace("_", "-"))
-        if value and name not in unread:
-            print(f"      {name}:{'' if name == 'client_secret' else f' {value}'} (from {where})")
+def _print_settings(options: Any, environ: Mapping[str, str]) -> None:
+    """Print what is set, and where each comes from; of a secret only where."""
+    for name in (*_FROM_ENVIRONMENT, "client_secret_file", "assertion_file"):
+        value = getattr(options, name, None)
+        place = "--" + name.replace("_", "-")
+        if value is None:
+            place = "OAUTH_" + name.upper()
+            value = environ.get(place)
+        if value:
+            _print(f"{_INDENT}{name}: {'***' if name == 'client_secret' else value} (from {place})")
+        elif name in ("scope", "audience"):
+            _print(f"{_INDENT}{name}: not set")
 
 
-def _call(options: Any, session: OAuthSession) -> int:
+def _call(session: OAuthSession, options: Any) -> int:
     """Call the URL and print what it answers, as curl does."""
-    body, headers = None, {}
+    body = None
+    headers = {}
     if options.data is not None:
-        body, headers["content-type"] = options.data.encode(), "application/x-www-form-urlencoded"
-        if options.data[:1] == "@":
+        body = options.data.encode()
+        headers["content-type"] = "application/x-www-form-urlencoded"
+        if options.data.startswith("@"):
+            path = options.data[1:]
             try:
-                with open(options.data[1:] if options.data != "@-" else 0, "rb") as file:
+                with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
                     body = file.read()
             except OSError as error:
-                raise ValueError(f"-d: cannot read {options.data[1:]}: {error.strerror}") from None
+                raise ValueError(f"-d: cannot read {path}: {error.strerror}") from None
     for line in options.header:
         name, colon, value = line.partition(":")
         if not colon:
@@ -3315,15 +3915,21 @@ def _call(options: Any, session: OAuthSession) -> int:
         headers[name.strip().lower()] = value.strip()
     method = options.request or ("GET" if body is None else "POST")
     response = session.request(method, options.url, data=body, headers=headers)
-    failed, out = options.fail and not response.ok, sys.stdout.buffer
     if options.include:
-        lines = [f"HTTP/1.1 {response.status} {response.reason}", *(f"{k}: {v}" for k, v in response.headers.items())]
-        out.write(("\r\n".join(lines) + "\r\n\r\n").encode("iso-8859-1", "replace"))
-    out.write(b"" if failed else response.content)
-    out.flush()
-    if failed:
-        print(f"oauth_session: {_place(response.url)} answered {response.status} {response.reason}", file=sys.stderr)
-    return 22 if failed else 0
+        lines = [f"{name}: {value}" for name, value in response.headers.items()]
+        _print("\n".join([f"HTTP/1.1 {response.status} {response.reason}", *lines, ""]))
+    if options.fail and not response:
+        _print(
+            f"oauth_session: {_status_message(method.upper(), response.url, response.status)}",
+            sys.stderr,
+        )
+        return 22
+    if hasattr(sys.stdout, "buffer"):
+        sys.stdout.buffer.write(response.content)
+    else:  # a StringIO, say
+        sys.stdout.write(response.text)
+    sys.stdout.flush()
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -3335,24 +3941,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if not (options.demo or options.check or options.token or options.url):
-        parser.error("what shall it do? Give a URL, --token, --check or --demo")
+        parser.error("nothing to do: give a URL, --token, --check or --demo")
     try:
         if options.demo:
             return _demo()
-        with _session_of(options) as session:
+        environ = dict(os.environ)
+        with _session_of(options, environ) as session:
             if options.check:
-                return _Check(session).run(options)
-            if not options.token:
-                return _call(options, session)
-            print(session.access_token)
-            return 0
+                well = _Check(session).run(options, environ)
+                print(
+                    "All is well."
+                    if well
+                    else "Something is wrong: see the lines that begin with NO."
+                )
+                return 0 if well else 1
+            if options.token:
+                print(session.access_token)
+                return 0
+            return _call(session, options)
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         return 1
     except KeyboardInterrupt:
         return 130
     except (ValueError, TypeError, OSError) as error:
-        print(f"oauth_session: {' '.join(str(error).split())}", file=sys.stderr)
+        _print(f"oauth_session: {' '.join(str(error).split())}", sys.stderr)
         return 1 if isinstance(error, OSError) else 2
 
 
@@ -3363,15 +3976,17 @@ if __name__ == "__main__":
 #
 # Copyright (c) 2026 The oauth_session authors
 #
-# Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
-# documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
-# rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
-# persons to whom the Software is furnished to do so, subject to the following conditions:
+# Permission is hereby granted, free of charge, to any person obtaining a copy of this software
+# and associated documentation files (the "Software"), to deal in the Software without
+# restriction, including without limitation the rights to use, copy, modify, merge, publish,
+# distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the
+# Software is furnished to do so, subject to the following conditions:
 #
-# The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
-# Software.
+# The above copyright notice and this permission notice shall be included in all copies or
+# substantial portions of the Software.
 #
-# THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
-# WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
-# COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
-# OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+# THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING
+# BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+# NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM,
+# DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+# OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.

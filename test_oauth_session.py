@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import base64
 import collections
+import concurrent.futures
 import contextlib
 import copy
+import enum
 import functools
 import gc
 import gzip
 import hashlib
 import hmac
+import html
 import http.client
 import io
 import itertools
 import json
 import logging
+import multiprocessing
 import os
 import pickle
 import re
@@ -35,6 +39,8 @@ import urllib.parse
 import urllib.request
 import warnings
 import zlib
+from decimal import Decimal
+from enum import Enum
 
 import pytest
 from pytest_httpserver import HTTPServer
@@ -72,7 +78,7 @@ def assert_no_secret(*things):
             texts += [repr(chain), str(chain), repr(chain.args), repr(vars(chain))]
             texts += ["".join(traceback.format_exception(type(chain), chain, chain.__traceback__))]
             texts += [str(getattr(chain, "headers", "")), str(getattr(chain, "reason", ""))]
-            if isinstance(chain, OAuthError):
+            if isinstance(chain, urllib.error.URLError):
                 texts.append(pickle.dumps(chain).decode("utf-8", "replace"))
             chain = chain.__cause__ or chain.__context__
         for text, secret in itertools.product(texts, HIDDEN):
@@ -183,6 +189,18 @@ def source_of(*names):
     return TokenSource(fetch), fetched
 
 
+def raise_it(error):
+    """Raise an error in a worker process."""
+    raise error
+
+
+def shown(error):
+    """All that a user can get out of an error, its body included."""
+    names = "error status error_description error_uri retry_after scope realm url code reason headers".split()
+    body = error.read() if isinstance(error, urllib.error.HTTPError) else None
+    return type(error), str(error), body, {name: str(getattr(error, name, None)) for name in names}
+
+
 class TestErrors:
     """What the token endpoint or the API said, as classes."""
 
@@ -228,32 +246,65 @@ class TestErrors:
     def make(kind):
         headers = http.client.HTTPMessage()
         headers["Retry-After"] = "7"
+        fields = {"error": "e", "status": 418}
         if issubclass(kind, OAuthBearerError):
-            return kind(
-                "it failed", error="e", scope="a b", realm="r", status=418, url="https://api.example/x", reason="No",
-                headers=headers, body=b"body",
-            )  # fmt: skip
+            fields.update(scope="a b", realm="r", url="https://api.example/x", reason="No", headers=headers, body=b"body")
         if issubclass(kind, OAuthResponseError):
-            return kind(
-                "it failed", error="e", error_description="d", error_uri="u", status=418, headers=headers,
-                retry_after=7.0,
-            )  # fmt: skip
-        return kind("it failed", error="e", status=418)
+            fields.update(error_description="d", error_uri="u", headers=headers, retry_after=7.0)
+        return kind("it failed", **fields)
 
-    @pytest.mark.parametrize("twin", [
-        copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e)),
-    ], ids=["copy", "deepcopy", "pickle"])  # fmt: skip
-    @pytest.mark.parametrize("kind", CLASSES)
-    def test_each_error_survives_copying_with_its_fields(self, kind, twin):
-        fields = "error status error_description error_uri retry_after scope realm url code reason filename".split()
-        error = self.make(kind)
+    @pytest.fixture
+    def errors(self, auth, api):
+        """One error of each class, and those of public calls."""
+        calls = {
+            "raise_for_status": lambda session: session.get(api.url + "/404").raise_for_status(),
+            "open": lambda session: session.open(api.url + "/500"),
+            "redirect": lambda session: session.get(api.url + "/302"),
+            "refused token": lambda session: session.get(api.url + "/401").raise_for_status(),
+            "refused scope": lambda session: session.open(api.url + "/403"),
+            "no answer": lambda session: session.get(f"http://127.0.0.1:{free_port()}/"),
+            "no token": lambda session: auth.will(400, {"X-Echo": BASIC[0]}, {"error": SECRET}) or session.access_token,
+        }
+        auth.always(200, body={"access_token": TOKEN})
+        headers = [("WWW-Authenticate", f'Bearer error_description="{TOKEN}"'), ("Location", f"ftp://x/{TOKEN}"), ("X-A", "1")]
+        api.otherwise = lambda request: (int(request.path[1:]), headers, b"body")
+        errors = {kind.__name__: self.make(kind) for kind in self.CLASSES}
+        for name, call in calls.items():
+            with pytest.raises(urllib.error.URLError) as caught:
+                call(auth.session(auth_method="client_secret_basic_raw"))
+            errors[name] = caught.value
+        return errors
 
-        other = twin(error)
+    @pytest.mark.parametrize("way", ["copy", "deepcopy", "pickle", "Pool", "ProcessPoolExecutor"])
+    def test_each_error_arrives_with_its_fields_and_its_body(self, way, errors):
+        if way == "ProcessPoolExecutor" and sys.implementation.name == "pypy" and sys.version_info < (3, 10):
+            pytest.skip("this PyPy's ProcessPoolExecutor cannot spawn")
+        with contextlib.ExitStack() as stack:
+            context = multiprocessing.get_context("spawn")  # a fork would take the threads of other tests along
+            if way == "Pool":
+                pool = stack.enter_context(context.Pool(1))
+            if way == "ProcessPoolExecutor":
+                executor = stack.enter_context(concurrent.futures.ProcessPoolExecutor(1, context))
+            act = {
+                "copy": lambda error: raise_it(copy.copy(error)),
+                "deepcopy": lambda error: raise_it(copy.deepcopy(error)),
+                "pickle": lambda error: raise_it(pickle.loads(pickle.dumps(error))),
+                "Pool": lambda error: pool.apply_async(raise_it, [error]).get(PATIENCE),
+                "ProcessPoolExecutor": lambda error: executor.submit(raise_it, error).result(PATIENCE),
+            }[way]
+            arrived = {}
+            for name, error in errors.items():
+                with pytest.raises(urllib.error.URLError) as caught:
+                    act(error)
+                assert caught.value is not error
+                arrived[name] = shown(caught.value)
 
-        assert type(other) is kind and other is not error
-        assert (str(other), other.args) == ("it failed", ("it failed",))
-        assert [getattr(other, name, "no") for name in fields] == [getattr(error, name, "no") for name in fields]
-        assert str(getattr(other, "headers", "")) == str(getattr(error, "headers", ""))
+        assert arrived == {name: shown(error) for name, error in errors.items()}
+        assert [arrived[name][2] for name in ("raise_for_status", "open", "redirect", "refused token")] == [b"body"] * 4
+
+    def test_no_error_holds_a_secret_not_even_when_it_is_pickled(self, errors):
+        for name in ("redirect", "refused token", "refused scope", "no answer", "no token"):
+            assert_no_secret(errors[name])
 
     @pytest.mark.parametrize("kind", CLASSES)
     def test_each_error_needs_no_argument_but_takes_a_message(self, kind):
@@ -265,8 +316,6 @@ class TestErrors:
         assert kind().error is None
         with pytest.raises(TypeError):
             kind("it failed", "invalid_client")
-        with pytest.raises(TypeError, match="has no argument 'code'"):
-            kind("it failed", code="invalid_client")
 
     def test_a_bearer_error_is_a_whole_http_error(self):
         error = self.make(OAuthInvalidToken)
@@ -330,8 +379,14 @@ class TestToken:
         assert self.of(token_type=kind).access_token == TOKEN
         assert Token.from_response({"access_token": TOKEN}).token_type == "Bearer"
 
-    @pytest.mark.parametrize("kind", ["mac", "DPoP", "Bearer token", 5, ["Bearer"], {"a": 1}, "N_A"], ids=repr)
-    def test_another_token_type_is_malformed(self, kind):
+    @pytest.mark.parametrize("kind", ["BearerToken", "Application Access Token", 5, ["Bearer"], {"a": 1}], ids=repr)
+    def test_a_type_of_the_servers_own_is_sent_as_bearer(self, kind):
+        token = self.of(token_type=kind)
+
+        assert TokenSource(lambda: token).authorization() == "Bearer " + TOKEN
+
+    @pytest.mark.parametrize("kind", ["mac", "DPoP", "PoP", "N_A", " mac "], ids=repr)
+    def test_a_type_that_needs_more_than_a_header_is_malformed(self, kind):
         with pytest.raises(OAuthMalformedResponse, match="token_type") as caught:
             self.of(token_type=kind)
         assert_no_secret(caught.value)
@@ -371,12 +426,6 @@ class TestToken:
             with pytest.raises(AttributeError):
                 setattr(token, name, "x")
 
-    def test_nothing_of_it_can_be_deleted(self):
-        token = Token(TOKEN)
-        with pytest.raises(AttributeError):
-            del token.access_token
-        assert token.access_token == TOKEN
-
     def test_no_text_of_it_shows_the_token(self):
         token = self.of(expires_in=60, scope="read")
         assert_no_secret(token, f"{token}", f"{token!r}", repr([token]), repr({"token": token}))
@@ -397,6 +446,20 @@ class TestToken:
 def asked(request):
     """The fields of a token request."""
     return dict(urllib.parse.parse_qsl(request.get_data(as_text=True)))
+
+
+CHALLENGE = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+
+
+class Kind(str, Enum):
+    """Its str() is Kind.WORD on some Pythons."""
+
+    WORD = "word"
+
+
+class Loud(str):
+    def __str__(self):
+        return "LOUD"
 
 
 class AcmeSession(OAuthSession):
@@ -423,9 +486,50 @@ class TestSession:
         assert len(auth.seen) == 1
         assert asked(auth.seen[0]) == {"grant_type": "client_credentials", "scope": "read"}
 
-    def test_any_other_method_goes_by_request(self, session, api):
-        assert session.request("PROPFIND", "/x").status == 200
+    @pytest.mark.parametrize("method", ["PROPFIND", "propfind", b"propfind", Loud("PropFind")])
+    def test_any_method_goes_by_request_in_capitals(self, method, session, api):
+        assert session.request(method, "/x").status == 200
         assert api.lines == ["PROPFIND /x"]
+
+    @pytest.mark.parametrize("word", ["word", Kind.WORD, Loud("word"), b"word"], ids=["str", "Enum", "own", "bytes"])
+    def test_text_is_sent_as_its_characters_and_bytes_as_they_are(self, word, auth, api):
+        token_settings = {"token_headers": {"X-Key": word}, "token_params": {"field": word, word: "1"}}
+        session = auth.session(base_url=api.url, headers={"X-Session": word}, **token_settings)
+
+        session.request(word, word, params={word: word}, data={word: [word, "2"]}, headers={"X-Call": word})
+        session.open(word, headers={"X-Call": word}).close()
+        session.open(urllib.request.Request(api.url, headers={"X-Call": word})).close()
+
+        assert api.lines == ["WORD /word?word=word", "GET /word", "GET /"]
+        assert api.seen[0].get_data() == b"word=word&word=2"
+        assert [one.headers["X-Session"] + one.headers["X-Call"] for one in api.seen] == ["wordword"] * 3
+        assert (asked(auth.seen[0])["field"], asked(auth.seen[0])["word"]) == ("word", "1")
+        assert auth.seen[0].headers["X-Key"] == "word"
+        assert "X-Key" not in api.seen[0].headers and "X-Session" not in auth.seen[0].headers
+
+    @pytest.mark.parametrize("number, text", [(5, "5"), (-1.5, "-1.5"), (Decimal("1.50"), "1.50")], ids=repr)
+    def test_numbers_are_text_in_parameters_and_forms_only(self, number, text, session, api):
+        session.post("/x", {"n": number}, params={"n": [number, None]})
+
+        assert (api.lines, api.seen[0].get_data()) == ([f"POST /x?n={text}"], f"n={text}".encode())
+        with pytest.raises(TypeError, match="headers"):
+            session.get("/x", headers={"X-Number": number})
+        assert len(api.seen) == 1
+
+    @pytest.mark.parametrize("value", [{"a": 1}, {"a"}, object(), [object()]], ids=["dict", "set", "object", "list"])
+    @pytest.mark.parametrize("call", [
+        lambda session, value: session.get("/x", {"a": value}), lambda session, value: session.post("/x", {"a": value}),
+        lambda session, value: session.get("/x", headers={"a": value}), lambda session, value: session.get(value),
+        lambda session, value: session.open("/x", headers={"a": value}),
+        lambda session, value: session.request(value, "/x"),
+        lambda session, value: AcmeSession(CLIENT, SECRET, headers={"a": value}),
+        lambda session, value: AcmeSession(CLIENT, SECRET, token_params={"a": value}),
+        lambda session, value: AcmeSession(CLIENT, SECRET, token_headers={"a": value}),
+    ], ids="params data headers url opened method settings token_params token_headers".split())  # fmt: skip
+    def test_anything_else_is_a_type_error_before_a_token_is_fetched(self, call, value, session, auth, api):
+        with pytest.raises(TypeError):
+            call(session, value)
+        assert (auth.seen, api.seen) == ([], [])
 
     @pytest.mark.parametrize("url, params, expected", [
         ("/x", {"a": 1, "b": "ü &"}, "/x?a=1&b=%C3%BC+%26"), ("/x", {"a": [1, 2], "n": None}, "/x?a=1&a=2"),
@@ -451,13 +555,17 @@ class TestSession:
         (lambda: "ü", "ü".encode(), "text/plain; charset=utf-8"), (lambda: b"\0\xff", b"\0\xff", OCTETS),
         (lambda: bytearray(b"ab"), b"ab", OCTETS), (lambda: io.BytesIO(b"file" * 50000), b"file" * 50000, OCTETS),
         (lambda: (b"%d," % n for n in range(3)), b"0,1,2,", OCTETS), (lambda: None, b"", None),
-    ], ids=["dict", "pairs", "str", "bytes", "bytearray", "file", "generator", "none"])  # fmt: skip
+        (lambda: [b"a", bytearray(b"b")], b"ab", OCTETS), (lambda: (b"a", b"b"), b"ab", OCTETS),
+        (lambda: Loud("ü"), "ü".encode(), "text/plain; charset=utf-8"),
+    ], ids="dict pairs str bytes bytearray file generator none list tuple own".split())  # fmt: skip
     def test_data_of_each_kind_arrives(self, make, body, kind, session, api):
         session.post("/x", make())
         session.put("/x", make(), headers={"content-type": "text/x-own"})
 
         assert [request.get_data() for request in api.seen] == [body, body]
         assert [request.headers.get("Content-Type") for request in api.seen] == [kind, "text/x-own"]
+        if isinstance(make(), (str, bytes, dict, io.BytesIO)):
+            assert [request.headers.get("Content-Length") for request in api.seen] == [str(len(body))] * 2
 
     def test_a_file_on_disk_is_sent_from_where_it_stands(self, session, api, tmp_path):
         path = tmp_path / "body"
@@ -465,17 +573,17 @@ class TestSession:
         with open(path, "rb") as file:
             file.seek(4)
             session.put("/x", file)
-        assert api.seen[0].get_data() == b"456789"
+        assert (api.seen[0].get_data(), api.seen[0].headers["Content-Length"]) == (b"456789", "6")
 
     def test_headers_of_the_call_go_over_those_of_the_session(self, auth, api):
         session = auth.session(base_url=api.url, headers={"X-Both": "session", "X-Gone": "1", "User-Agent": "acme/1"})
 
-        session.get("/1", headers={"x-both": "call", "x-gone": None, "X-Number": 5})
+        session.get("/1", headers={"x-both": "call", "x-gone": None, "X-Call": "5"})
         session.headers["X-Later"] = "yes"
         session.get("/2")
 
         first, second = (request.headers for request in api.seen)
-        assert (first["X-Both"], first["X-Number"]) == ("call", "5")
+        assert (first["X-Both"], first["X-Call"]) == ("call", "5")
         assert "X-Gone" not in first and "X-Later" not in first
         assert (second["X-Both"], second["X-Gone"], second["X-Later"]) == ("session", "1", "yes")
         assert first["User-Agent"] == auth.seen[0].headers["User-Agent"] == "acme/1"
@@ -498,7 +606,7 @@ class TestSession:
         ("/v1/", "/users", "/v1/users"), ("/v1", "", "/v1"), ("/v1", "?q=1", "/v1?q=1"), ("", "", "/"), ("", "x", "/x"),
         ("/v1", "a:b/c", "/v1/a:b/c"), ("/v1", "x?u=http://a.example/", "/v1/x?u=http://a.example/"),
         ("/v1", "a b/ü?q=ö ä&p=%20", "/v1/a%20b/%C3%BC?q=%C3%B6%20%C3%A4&p=%20"), ("/v 1", "x", "/v%201/x"),
-        ("/v1", "x#part", "/v1/x"),
+        ("/v1", "x#part", "/v1/x"), ("/v1", 'a|b{}^`"<>\\?q=|{}\\', "/v1/a%7Cb%7B%7D%5E%60%22%3C%3E%5C?q=%7C%7B%7D%5C"),
     ])  # fmt: skip
     def test_what_is_not_absolute_is_appended_to_base_url(self, base, url, expected, auth, api):
         session = auth.session(base_url=api.url + base)
@@ -553,17 +661,34 @@ class TestSession:
         assert asked(auth.seen[0]) == {"grant_type": "client_credentials"}
         assert (session.base_url, session.headers, session.timeout) == (None, {}, None)
 
-    def test_an_explicit_source_silences_the_credentials_of_the_class(self, api):
+    def test_a_source_contradicts_the_credentials_of_the_class_unless_these_are_switched_off(self, api):
         source, fetched = source_of(TOKEN)
-        with AcmeSession(source=source, base_url=api.url) as session:
+        with pytest.raises(ValueError, match=r"scope and source.*leave one out, or pass scope=None"):
+            AcmeSession(source=source, base_url=api.url)
+        with AcmeSession(source=source, base_url=api.url, scope=None, token_url=None) as session:
             session.get("/")
         assert session.source is source and fetched == [TOKEN]
-        assert api.bearers == [f"Bearer {TOKEN}"]
+        assert (api.bearers, api.seen[0].headers["X-Company"]) == ([f"Bearer {TOKEN}"], "acme")
 
-    def test_explicit_credentials_silence_a_source_of_the_class(self, auth, api):
+    def test_credentials_contradict_a_source_of_the_class_unless_it_is_switched_off(self, auth, api):
         kind = type("Sourced", (OAuthSession,), {"source": source_of("from-the-class")[0]})
-        auth.session(kind=kind).get(api.url)
+        with pytest.raises(ValueError, match="client_id and source"):
+            auth.session(kind=kind)
+        auth.session(kind=kind, source=None).get(api.url)
         assert api.bearers == [f"Bearer {TOKEN}-1"]
+
+    @pytest.mark.parametrize("settings, words", [
+        ({"issuer": "https://i.example"}, "issuer and token_url .*(issuer|token_url)=None"),
+        ({"client_assertion": "a.b.c"}, "client_secret and client_assertion .*client_secret=None"),
+        ({"auth_method": "none"}, "client_secret and auth_method='none' .*client_secret=None"),
+        ({"auth_method": "private_key_jwt"}, "client_secret and auth_method='private_key_jwt' .*client_secret=None"),
+    ], ids=lambda value: str(value)[:30])  # fmt: skip
+    @pytest.mark.parametrize("by_class", [False, True], ids=["argument", "class"])
+    def test_settings_that_contradict_each_other_name_both_and_the_way_out(self, settings, words, by_class):
+        kind = type("Odd", (AcmeSession,), settings if by_class else {})
+        with pytest.raises(ValueError, match=words) as caught:
+            kind(CLIENT, SECRET, **({} if by_class else settings))
+        assert_no_secret(caught.value)
 
     @pytest.mark.parametrize("how", [staticmethod(lambda: SECRET), lambda self: SECRET], ids=["staticmethod", "method"])
     def test_a_secret_of_the_class_may_be_a_callable(self, how, auth, api):
@@ -579,7 +704,7 @@ class TestSession:
     ])  # fmt: skip
     def test_a_source_contradicts_each_credential(self, name):
         value = {"token_url": "https://auth.example", "refresh_before": 5.0, "token_params": {"a": "b"}}.get(name, "x")
-        with pytest.raises(ValueError, match=name):
+        with pytest.raises(ValueError, match=f"{name} and source .* pass {name}=None"):
             OAuthSession(source=source_of(TOKEN)[0], **{name: value})
 
     @pytest.mark.parametrize("scope", ["read", ["read", "write"]], ids=["text", "list"])
@@ -630,44 +755,59 @@ class TestSession:
         kept = AcmeSession.from_env(environ={**self.ENVIRONMENT, "OAUTH_SCOPE": ""})
         assert (session.scope, session.base_url, kept.scope) == (None, None, "company")
 
+    @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["no-bom", "bom"])
     @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"], ids=["none", "lf", "crlf"])
-    def test_a_secret_file_is_read_again_for_each_fetch_without_its_last_newline(self, end, auth, api, tmp_path):
+    def test_a_secret_file_is_read_for_each_fetch_without_bom_and_last_newline(self, mark, end, auth, api, tmp_path):
         path = tmp_path / "secret"
-        path.write_bytes(b"old" + end)
+        path.write_bytes(mark + b"old" + end)
         environ = {"OAUTH_CLIENT_ID": CLIENT, "OAUTH_CLIENT_SECRET_FILE": str(path), "OAUTH_TOKEN_URL": auth.url}
 
         with OAuthSession.from_env(environ=environ, auth_method="client_secret_post") as session:
             session.get(api.url)
-            path.write_bytes("neü".encode() + end)
+            path.write_bytes(mark + "neü".encode() + end)
             session.source.clear()
             session.get(api.url)
 
         assert [asked(request)["client_secret"] for request in auth.seen] == ["old", "neü"]
 
     @pytest.mark.parametrize("variable, value", [
-        ("CLIENT_ID", None), ("CLIENT_SECRET", None), ("TOKEN_URL", None), ("TOKEN_URL", "http://auth.example/"),
-        ("TOKEN_URL", "not a url"), ("CLIENT_SECRET", SECRET + "\n"), ("CLIENT_SECRET_FILE", "/no/such/file"),
-        ("CLIENT_SECRET_FILE", __file__), ("AUTH_METHOD", "magic"), ("RESOURCE", "no-uri"), ("BASE_URL", "no-url"),
-        ("SCOPE", "a\nb"),
+        ("TOKEN_URL", "http://auth.example/"), ("TOKEN_URL", "not a url"), ("CLIENT_SECRET", SECRET + "\n"), ("CLIENT_SECRET_FILE", "/no/such/file"),
+        ("CLIENT_SECRET_FILE", __file__), ("AUTH_METHOD", "magic"), ("BASE_URL", "no-url"), ("SCOPE", "a\nb"),
     ], ids=lambda value: str(value)[:12])  # fmt: skip
     def test_errors_of_from_env_name_the_variable(self, variable, value):
         environ = {**self.ENVIRONMENT, "OAUTH_" + variable: value}
         if variable == "CLIENT_SECRET_FILE" and value != __file__:
             del environ["OAUTH_CLIENT_SECRET"]
         with pytest.raises(ValueError, match="OAUTH_" + variable) as caught:
-            OAuthSession.from_env(environ={name: value for name, value in environ.items() if value is not None})
+            OAuthSession.from_env(environ=environ)
         assert_no_secret(caught.value)
+
+    @pytest.mark.parametrize("variable", ["CLIENT_ID", "CLIENT_SECRET", "TOKEN_URL"])
+    def test_a_missing_variable_is_said_not_to_be_set(self, variable):
+        environ = {**self.ENVIRONMENT, "OAUTH_" + variable: ""}
+        with pytest.raises(ValueError, match=f"^OAUTH_{variable} is not set"):
+            OAuthSession.from_env(environ=environ)
+
+    def test_from_env_reads_no_other_variable(self):
+        names = "CLIENT_ASSERTION ASSERTION_AUDIENCE TOKEN_PARAMS TOKEN_HEADERS HEADERS TIMEOUT ORIGINS ALLOW_HTTP SOURCE"
+        environ = {**self.ENVIRONMENT, **{"OAUTH_" + name: "x" for name in names.split()}}
+        session = OAuthSession.from_env(environ=environ)
+        assert (session.assertion_audience, session.token_params, session.headers, session.timeout) == (None, None, {}, 30.0)
 
     @pytest.mark.parametrize("name", [
         "client_id", "client_secret", "scope", "token_url", "base_url", "auth_method", "audience", "resource",
-        "token_params", "context", "handlers", "refresh_before", "origins", "allow_http", "source",
+        "token_params", "context", "handlers", "refresh_before", "origins", "allow_http", "source", "issuer", "cache",
+        "cache_key", "client_assertion", "assertion_audience", "token_headers", "opener",
     ])  # fmt: skip
     def test_a_setting_is_fixed_once_the_session_is_made(self, name):
         session = AcmeSession(CLIENT, SECRET)
         with pytest.raises(AttributeError, match=name):
             setattr(session, name, "x")
 
-    WORDS = {"verify": "context=", "proxies": "ProxyHandler", "stream": "open", "allow_redirects": "handlers="}
+    WORDS = {
+        "verify": "load_verify_locations", "proxies": "ProxyHandler", "stream": "open", "allow_redirects": "handlers=",
+        "auth": "Authorization", "files": "multipart", "cert": "load_cert_chain", "cookies": "HTTPCookieProcessor",
+    }  # fmt: skip
 
     @pytest.mark.parametrize("name", WORDS)
     def test_what_requests_calls_otherwise_says_what_to_write_here(self, name, session, auth, api):
@@ -675,9 +815,32 @@ class TestSession:
             with pytest.raises(TypeError, match=name) as caught:
                 call("/", **{name: False})
             assert self.WORDS[name] in str(caught.value)
-        with pytest.raises(TypeError, match="nonsense"):
-            session.get("/", nonsense=1)
+        for call in (session.get, AcmeSession):
+            with pytest.raises(TypeError, match="nonsense"):
+                call("/", nonsense=1)
         assert auth.seen == api.seen == []
+
+    @pytest.mark.parametrize("kind", [OAuthSession, AcmeSession])
+    @pytest.mark.parametrize("name", "verify params proxies auth cert stream cookies hooks".split())
+    def test_an_attribute_that_requests_has_is_refused_with_the_same_advice(self, name, kind):
+        session = kind(CLIENT, SECRET, None, "https://auth.example")
+        with pytest.raises(AttributeError, match=f"no {name}: .*{self.WORDS.get(name, 'give ')}"):
+            setattr(session, name, None)
+
+    def test_a_misspelt_setting_is_refused_while_a_subclass_has_attributes_of_its_own(self, session):
+        for name in ("token_uri", "time_out", "header"):
+            with pytest.raises(AttributeError, match=f"{name}.*token_url.*headers, timeout"):
+                setattr(session, name, "x")
+
+        class Own(AcmeSession):
+            def __init__(self):
+                self.region, self.headers, self.timeout = "eu", {"X-Own": "1"}, 3.0
+                super().__init__(CLIENT, SECRET)
+                self.after = self._private = 1
+
+        own = Own()
+        assert (own.region, own.after, own._private) == ("eu", 1, 1)
+        assert (own.headers, own.timeout) == ({"X-Own": "1"}, 3.0)
 
     @pytest.mark.parametrize("url", ["file:///etc/hosts", "ftp://127.0.0.1/x", "data:text/plain,x", "file:/etc/hosts"])
     def test_other_schemes_are_refused(self, url, auth, api):
@@ -735,16 +898,24 @@ class TestSession:
         with caught.value as error:
             assert (error.code, error.headers["x-a"], error.read()) == (status, "1", b"" if status == 304 else b"body")
 
+    def test_an_error_of_open_holds_at_most_a_mebibyte_of_the_body(self, session, api):
+        api.always(500, {}, b"x" * (2**20 + 1))
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            session.open("/")
+        assert caught.value.read() == b"x" * 2**20
+
     def test_open_takes_a_request_and_data_as_urllib_does(self, session, api):
         request = urllib.request.Request(api.url + "/r", headers={"X-A": "1"}, method="PUT")
         session.headers.update({"X-A": "session", "X-B": "2"})
 
         session.open(request, b"data", timeout=5).close()
         session.open("/s", b"data").close()
+        session.open("/t", b"data", headers={"x-a": "call", "X-B": None, "X-C": "3"}).close()
 
-        assert api.lines == ["PUT /r", "POST /s"]
-        assert [one.get_data() for one in api.seen] == [b"data"] * 2
-        assert [one.headers["X-A"] + one.headers["X-B"] for one in api.seen] == ["12", "session2"]
+        assert api.lines == ["PUT /r", "POST /s", "POST /t"]
+        assert [one.get_data() for one in api.seen] == [b"data"] * 3
+        found = [[one.headers.get(name) for name in ("X-A", "X-B", "X-C")] for one in api.seen]
+        assert found == [["1", "2", None], ["session", "2", None], ["call", None, "3"]]
 
     def test_open_leaves_the_callers_request_as_it_was(self, session, api):
         request = urllib.request.Request(api.url + "/ä", headers={"X-A": "1"})
@@ -796,18 +967,41 @@ class TestResponse:
         api.will(201, {"Content-Type": "application/json", "X-A": "1"}, b'{"a": "\xc3\xbc"}')
         response = session.get("/x?q=1")
         assert isinstance(response, Response)
-        assert (response.status, response.status_code, response.ok, response.reason) == (201, 201, True, "CREATED")
+        assert (response.status, response.status_code, response.ok, response.reason) == (201, 201, True, "Created")
         assert (response.url, response.headers["x-a"]) == (api.url + "/x?q=1", "1")
         assert (response.content, response.text, response.json()) == (b'{"a": "\xc3\xbc"}', '{"a": "ü"}', {"a": "ü"})
         assert response.raise_for_status() is response
         assert "201" in repr(response)
 
-    @pytest.mark.parametrize("kind, body, text", [
-        (None, "ü".encode(), "ü"), ("text/plain", "ü".encode(), "ü"), ("text/plain; charset=latin-1", b"\xfc", "ü"),
-        ("text/plain; charset=nonsense", "ü".encode(), "ü"), ("text/plain", b"\xff", "\ufffd"), ("text/plain", b"", ""),
+    @pytest.mark.parametrize("said, reason", [
+        ("404 tok-en and more", "Not Found"), ("404 ", "Not Found"), ("299 Mine", ""), ("599 Mine", ""),
     ])  # fmt: skip
-    def test_text_goes_by_the_charset(self, kind, body, text, session, api):
+    def test_the_reason_is_the_standard_phrase_whatever_the_server_says(self, said, reason):
+        with Server(page(said)) as server, OAuthSession(source=source_of("tok-en")[0]) as session:
+            assert session.get(server.url).reason == reason
+
+    @pytest.mark.parametrize("status", [200, 304, 399, 400, 404, 500])
+    def test_it_is_true_if_it_is_ok(self, status, session, api):
+        api.will(status)
+        response = session.get("/")
+        assert bool(response) == response.ok == (status < 400)
+
+    @pytest.mark.parametrize("kind, body", [
+        (None, '"ü"'.encode()), ("text/plain", '"ü"'.encode()), ("text/plain; charset=latin-1", b'"\xfc"'),
+        ('application/json; charset="ISO-8859-1"', b'"\xfc"'), ("application/json; Charset=cp1252", b'"\xfc"'),
+        ("application/json; charset=nonsense", '"ü"'.encode()), ("application/json", b"\xef\xbb\xbf" + '"ü"'.encode()),
+        ("application/json; charset=utf-8", b"\xef\xbb\xbf" + '"ü"'.encode()),
+        ("application/json", '"ü"'.encode("utf-16")), ("application/json; charset=utf-16", '"ü"'.encode("utf-16")),
+        ("application/json; charset=utf-16-le", '"ü"'.encode("utf-16-le")),
+    ], ids=lambda value: str(value)[:40])  # fmt: skip
+    def test_text_and_json_are_decoded_by_one_rule(self, kind, body, session, api):
         api.will(200, {"Content-Type": kind} if kind else {}, body)
+        response = session.get("/")
+        assert (response.text, response.json(), response.content) == ('"ü"', "ü", body)
+
+    @pytest.mark.parametrize("kind, body, text", [("text/plain", b"\xff", "\ufffd"), ("text/plain", b"", "")])
+    def test_text_always_comes(self, kind, body, text, session, api):
+        api.will(200, {"Content-Type": kind}, body)
         assert session.get("/").text == text
 
     @pytest.mark.parametrize("body", [
@@ -833,6 +1027,38 @@ class TestResponse:
             assert (error.code, error.headers["X-A"], error.read(), error.response) == (status, "1", b"why", response)
             assert isinstance(error, OAuthInvalidToken) == (status == 401)
 
+    @pytest.mark.parametrize("status, phrase", [(404, " Not Found"), (500, " Internal Server Error"), (599, "")])
+    def test_an_http_error_names_method_and_url_without_its_query(self, status, phrase, session, api):
+        api.always(status, {}, b"why")
+        for call in (
+            lambda: session.post("/me?key=private#part").raise_for_status(),
+            lambda: session.open("/me?key=private#part", b""),
+        ):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                call()
+            assert str(caught.value) == f"POST {api.url}/me answered {status}{phrase}"
+            assert "private" not in repr(caught.value)
+
+    @pytest.mark.parametrize("twin", [
+        copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error)),
+    ], ids=["copy", "deepcopy", "pickle"])  # fmt: skip
+    @pytest.mark.parametrize("call", [
+        lambda session: session.get("/x").raise_for_status(), lambda session: session.open("/x"),
+    ], ids=["raise_for_status", "open"])  # fmt: skip
+    @pytest.mark.parametrize("status, headers", [
+        (404, {}), (302, {"Location": "ftp://x/"}), (401, CHALLENGE), (403, {"WWW-Authenticate": "Bearer"}),
+    ], ids=["status", "redirect", "refused token", "scope"])  # fmt: skip
+    def test_every_http_error_survives_pickle_and_copy(self, status, headers, call, twin, session, api):
+        api.always(status, {"X-A": "1", **headers}, b"" if status == 302 else b"why")
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            call(session)
+
+        other = twin(caught.value)
+
+        fields = [(type(one), str(one), one.code, one.url, one.headers["X-A"], one.read()) for one in (caught.value, other)]
+        assert fields[0] == fields[1]
+        assert fields[0][2:] == (status, api.url + "/x", "1", b"" if status == 302 else b"why")
+
     def test_a_refused_token_keeps_the_response(self, session, api):
         api.always(403, {"WWW-Authenticate": 'Bearer error="insufficient_scope", scope="admin"'}, {"why": "scope"})
         response = session.get("/x")
@@ -841,7 +1067,6 @@ class TestResponse:
         error = caught.value
         assert (error.response, error.response.json(), error.scope) == (response, {"why": "scope"}, "admin")
         assert json.loads(error.read()) == {"why": "scope"}
-        assert pickle.loads(pickle.dumps(error)).scope == "admin"
         assert_no_secret(error, response)
 
     def test_gzip_is_asked_for_and_undone(self, session, api):
@@ -871,7 +1096,6 @@ class TestResponse:
         assert (response.status, response.headers["X-A"], response.content) == (200, "1", b"")
 
 
-CHALLENGE = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 TLS = """
 -----BEGIN CERTIFICATE-----
 MIIBlzCCAT6gAwIBAgIBATAKBggqhkjOPQQDAjAUMRIwEAYDVQQDDAlsb2NhbGhv
@@ -908,7 +1132,6 @@ class TestHandler:
         ("http://api.example", "http://api.example.evil.example/", False),
         ("http://api.example", "http://evil-api.example/", False),
         ("http://api.example", "http://api.example./", False),
-        ("http://api.example", "http://api.example@evil.example/", False),
         ("http://api.example", "http://evil.example/@api.example/", False),
         ("http://api.example", "http://evil.example#@api.example/", False),
         ("http://api.example", "http://evil.example?@api.example/", False),
@@ -926,6 +1149,16 @@ class TestHandler:
 
         assert other.bearers == ([f"Bearer {TOKEN}"] if inside else [None])
         assert fetched == ([TOKEN] if inside else [])
+
+    @pytest.mark.parametrize("url", ["http://api.example@evil.example/", "http://api.example:80@evil.example/"])
+    def test_a_url_with_user_information_goes_nowhere(self, url, other):
+        source, fetched = source_of(TOKEN)
+        network = urllib.request.ProxyHandler({"http": other.url})
+        opener = urllib.request.build_opener(network, OAuthHandler(source, ["http://api.example"], allow_http=True))
+        for call in (opener.open, OAuthSession(source=source).get):
+            with pytest.raises(ValueError, match="user name"):
+                call(url, timeout=5)
+        assert (other.seen, fetched) == ([], [])
 
     @pytest.mark.parametrize("alias", [False, True], ids=["other-port", "other-name"])
     def test_a_call_outside_the_origins_is_refused_and_named(self, alias, auth, api, other):
@@ -964,15 +1197,21 @@ class TestHandler:
         assert [one.get_data() for one in api.seen] == [b"body"] * 2
         assert (other.bearers, len(fetched), request.has_header("Authorization")) == ([None], 2, False)
 
-    def test_two_handlers_in_one_opener_serve_their_own_origins(self, api, other):
-        handlers = [
-            OAuthHandler(source_of(name)[0], origins=[server.url])
-            for name, server in (("for-api", api), ("for-other", other))
-        ]
+    def test_two_handlers_in_one_opener_keep_apart(self, api, other):
+        sources = {server: source_of(f"{name}-1", f"{name}-2") for name, server in (("a", api), ("b", other))}
+        handlers = [OAuthHandler(source, origins=[server.url]) for server, (source, _) in sources.items()]
         opener = urllib.request.build_opener(*handlers)
         opener.open(api.url, timeout=5).close()
         opener.open(other.url, timeout=5).close()
-        assert (api.bearers, other.bearers) == (["Bearer for-api"], ["Bearer for-other"])
+
+        other.will(401, CHALLENGE)
+        opener.open(other.url, timeout=5).close()
+        api.will(302, {"Location": other.url})
+        opener.open(api.url, timeout=5).close()
+
+        assert (api.bearers, sources[api][1]) == (["Bearer a-1"] * 2, ["a-1"])
+        assert other.bearers[:3] == ["Bearer b-1", "Bearer b-1", "Bearer b-2"]
+        assert (other.bearers[3:], sources[other][1]) in (([None], ["b-1", "b-2"]), (["Bearer b-2"], ["b-1", "b-2"]))
 
     # Redirects
 
@@ -1110,6 +1349,15 @@ class TestHandler:
         assert session.get("/").status == status
         assert len(api.seen) == 1
 
+    def test_a_handler_of_the_user_may_stop_all_redirects(self, auth, api):
+        class Stay(urllib.request.HTTPRedirectHandler):
+            def redirect_request(self, *_):
+                return None
+
+        api.will(302, {"Location": "/to"}, b"moved")
+        response = auth.session(handlers=[Stay]).get(api.url)
+        assert (response.status, response.text, len(api.seen)) == (302, "moved", 1)
+
     # The caller's own Authorization
 
     def test_a_header_of_the_caller_is_left_alone_and_never_replayed(self, session, auth, api, other):
@@ -1135,17 +1383,6 @@ class TestHandler:
         urllib.request.build_opener().open(request, timeout=5).close()
         assert api.bearers == [f"Bearer {TOKEN}-{n}" for n in (1, 2, 2)] + [None]
 
-    def test_a_request_whose_call_broke_off_is_not_taken_for_the_callers(self, session, auth, api):
-        with socket.create_server(("127.0.0.1", 0)) as silent:
-            request = urllib.request.Request(f"http://127.0.0.1:{silent.getsockname()[1]}/")
-            open_session = auth.session()
-            with pytest.raises(urllib.error.URLError):
-                open_session.open(request, timeout=0.2)
-        request.full_url = api.url
-        open_session.source.clear()
-        open_session.open(request, timeout=5).close()
-        assert api.bearers == [f"Bearer {TOKEN}-2"]
-
     # 401
 
     class Pipe(io.RawIOBase):
@@ -1168,15 +1405,15 @@ class TestHandler:
         file.seek(4)
         return file
 
-    @pytest.mark.parametrize("headers", [
-        CHALLENGE, {}, {"WWW-Authenticate": "Basic realm=x"},
-    ], ids=["challenge", "none", "basic"])  # fmt: skip
+    @pytest.mark.parametrize("status, headers", [
+        (401, CHALLENGE), (401, {}), (401, {"WWW-Authenticate": "Basic realm=x"}), (403, CHALLENGE),
+    ], ids=["challenge", "none", "basic", "403"])  # fmt: skip
     @pytest.mark.parametrize("make, body", [
         (lambda: None, b""), (lambda: b"bytes", b"bytes"), (lambda: {"a": 1}, b"a=1"),
-        (lambda: TestHandler.standing(), b"456789"),
-    ], ids=["none", "bytes", "form", "file"])  # fmt: skip
-    def test_a_401_costs_one_renewal_and_one_replay(self, make, body, headers, session, auth, api):
-        api.will(401, headers)
+        (lambda: TestHandler.standing(), b"456789"), (lambda: [b"4", b"5"], b"45"), (lambda: (b"4", b"5"), b"45"),
+    ], ids=["none", "bytes", "form", "file", "list", "tuple"])  # fmt: skip
+    def test_a_refused_token_costs_one_renewal_and_one_replay(self, make, body, status, headers, session, auth, api):
+        api.will(status, headers)
 
         response = session.post("/x", make(), headers={"X-A": "1"})
 
@@ -1189,10 +1426,31 @@ class TestHandler:
     @pytest.mark.parametrize("make, body", [
         (lambda: iter([b"once"]), b"once"), (lambda: TestHandler.Pipe(), b"pipe"),
     ], ids=["generator", "pipe"])  # fmt: skip
-    def test_a_body_that_is_gone_is_never_replayed(self, make, body, session, api):
+    def test_a_body_that_is_gone_is_never_replayed_and_named_as_the_reason(self, make, body, session, api):
         api.will(401, CHALLENGE)
-        assert session.post("/x", make()).status == 401
+        response = session.post("/x", make())
+
+        with pytest.raises(OAuthInvalidToken, match="body cannot be sent again") as caught:
+            response.raise_for_status()
+
+        assert "audience" not in str(caught.value)
         assert [one.get_data() for one in api.seen] == [body]
+        assert session.post("/x", make()).ok and api.bearers == [f"Bearer {TOKEN}-1", f"Bearer {TOKEN}-2"]
+
+    @pytest.mark.parametrize("status, headers", [(401, {}), (403, CHALLENGE), (307, {"Location": "/to"})], ids=str)
+    @pytest.mark.parametrize("bare", [False, True], ids=["session", "bare opener"])
+    def test_the_next_request_has_the_cookie_that_the_answer_set(self, bare, status, headers, api):
+        cookies = urllib.request.HTTPCookieProcessor()
+        source = source_of("t-1", "t-2")[0]
+        bare_opener = urllib.request.build_opener(cookies, OAuthHandler(source, [api.url]))
+        opener = bare_opener if bare else OAuthSession(source=source, handlers=[cookies])
+        api.will(200, {"Set-Cookie": "sid=old"})
+        api.will(status, {"Set-Cookie": "sid=new", **headers})
+
+        for _ in range(2):
+            opener.open(api.url, timeout=5).close()
+
+        assert [one.headers.get("Cookie") for one in api.seen] == [None, "sid=old", "sid=new"]
 
     def test_a_lack_of_scope_is_not_cured_by_another_token(self, session, auth, api):
         api.will(401, {"WWW-Authenticate": 'Bearer error="insufficient_scope", scope="admin"'})
@@ -1260,6 +1518,8 @@ class TestHandler:
         (401, ['Bearer a="' + "\\" * 8000, "a=" * 9000, '"' * 30000], OAuthInvalidToken, None, None, None),
         (403, ['Bearer error="insufficient_scope", scope="a b"'], OAuthInsufficientScope, LACK, "a b", None),
         (403, ["Bearer realm=r"], OAuthInsufficientScope, None, None, "r"), (403, [], None, None, None, None),
+        (403, ['Bearer error="invalid_token"'], OAuthInvalidToken, "invalid_token", None, None),
+        (403, ['Bearer error="e"'], OAuthBearerError, "e", None, None),
         (403, ["Basic realm=r"], None, None, None, None),
         (400, ['Bearer error="invalid_request"'], OAuthBearerError, "invalid_request", None, None),
         (400, [], None, None, None, None), (404, ['Bearer error="invalid_token"'], None, None, None, None),
@@ -1274,7 +1534,7 @@ class TestHandler:
         found = caught.value
         assert time.monotonic() - begin < 5
         assert (found.code, found.read(), len(str(found)) < 2000) == (status, b"body", True)
-        assert type(found) is (kind or urllib.error.HTTPError)
+        assert (type(found) is kind) if kind else not isinstance(found, OAuthError)
         if kind is not None:
             for expected, value in ((error, found.error), (scope, found.scope), (realm, found.realm)):
                 assert value == expected or (expected is ... and (value is None or len(value) < 1000))
@@ -1285,7 +1545,7 @@ class TestHandler:
         def echo(request):
             token = request.headers["Authorization"][7:]
             line = f'Bearer realm="{token}", error="{token}", error_description="{token}", scope="x {token}"'
-            return f"{status} {token}", [("WWW-Authenticate", line), ("X-Echo", token)], token.encode()
+            return f"{status} {token}", [("WWW-Authenticate", line), ("X-Echo", token)], b"what the API says is kept"
 
         api.otherwise = echo
         with pytest.raises(OAuthBearerError) as caught:
@@ -1339,35 +1599,30 @@ class TestInput:
 
     @pytest.mark.parametrize("name, value, kind", [
         ("client_id", "", ValueError), ("client_id", 5, (ValueError, TypeError)), ("client_id", "a\nb", ValueError),
-        ("client_secret", "", ValueError), ("client_secret", b"bytes", TypeError),
+        ("client_secret", "", ValueError),
         ("client_secret", SECRET + "\n", ValueError), ("client_secret", SECRET + "\0", ValueError),
-        ("client_secret", SECRET + "\ud800", ValueError), ("scope", 5, TypeError), ("scope", [1], TypeError),
-        ("scope", b"a", TypeError), ("scope", {"a": 1}, TypeError), ("scope", "a\r\nb", ValueError),
+        ("client_secret", SECRET + "\ud800", ValueError), ("scope", [1], TypeError), ("scope", "a\r\nb", ValueError),
         ("token_url", "auth.example/token", ValueError), ("token_url", 5, TypeError),
         ("token_url", "http://auth.example", ValueError), ("token_url", "http://localhost.example", ValueError),
         ("token_url", "http://127.0.0.1.example", ValueError), ("token_url", "http://127.1", ValueError),
         ("token_url", "https://u:p@auth.example", ValueError), ("token_url", "https://a\\b.example", ValueError),
         ("token_url", "https://a%2eb", ValueError), ("token_url", "https://a\r\nb", ValueError),
-        ("token_url", URL + "#f", ValueError), ("token_url", "https://", ValueError),
+        ("token_url", "https://", ValueError),
         ("token_url", "ftp://a.example", ValueError), ("token_url", "https://a:0", ValueError),
         ("base_url", "/v1", ValueError), ("base_url", URL + "?q", ValueError),
         ("base_url", "http://a.example", ValueError), ("base_url", 5, TypeError), ("origins", "a.example", ValueError),
-        ("origins", 5, TypeError), ("origins", [None], TypeError), ("auth_method", "magic", ValueError),
-        ("auth_method", "none", ValueError), ("audience", 5, TypeError), ("resource", "relative", ValueError),
-        ("resource", "https://a#b", ValueError), ("resource", 5, TypeError), ("token_params", "a=b", TypeError),
+        ("origins", [None], TypeError), ("auth_method", "magic", ValueError),
+        ("auth_method", "none", ValueError), ("audience", [5], TypeError), ("resource", [5], TypeError), ("token_params", "a=b", TypeError),
         ("token_params", 5, TypeError), ("token_params", {"a": {}}, TypeError),
         ("headers", "X-A: 1", (ValueError, TypeError)), ("headers", 5, (ValueError, TypeError)),
         ("timeout", 0, ValueError), ("timeout", -1, ValueError), ("timeout", float("nan"), ValueError),
-        ("timeout", "5", TypeError), ("timeout", True, TypeError), ("context", True, TypeError),
-        ("handlers", [5], TypeError), ("handlers", [int], TypeError),
+        ("timeout", "5", ValueError), ("context", True, TypeError),
         ("handlers", [urllib.request.HTTPSHandler], ValueError), ("refresh_before", -1, ValueError),
-        ("refresh_before", "5", TypeError), ("refresh_before", float("nan"), ValueError),
-        ("source", lambda: Token(TOKEN), TypeError),
+        ("refresh_before", float("nan"), ValueError),
     ], ids=lambda value: ascii(value)[:28])  # fmt: skip
     def test_a_bad_argument_is_named(self, name, value, kind, auth):
-        settings = {"client_id": CLIENT, "client_secret": SECRET, "token_url": auth.url, name: value}
         with pytest.raises(kind, match=name) as caught:
-            OAuthSession(**({"source": value} if name == "source" else settings))
+            OAuthSession(**{"client_id": CLIENT, "client_secret": SECRET, "token_url": auth.url, name: value})
         assert_no_secret(caught.value)
         assert auth.seen == []
 
@@ -1389,11 +1644,9 @@ class TestInput:
         ({"data": b"a", "json": {}}, "data and json"), ({"data": 5}, "data"), ({"data": io.StringIO("text")}, "binary"),
         ({"json": float("nan")}, "JSON"), ({"json": object()}, "JSON"), ({"timeout": 0}, "timeout"),
         ({"timeout": "5"}, "timeout"), ({"method": ""}, "method"), ({"method": "GET /x"}, "method"),
-        ({"method": "GÉT"}, "method"), ({"url": 5}, "url"), ({"url": b"/x"}, "url"), ({"headers": {"": "1"}}, "header"),
+        ({"method": "GÉT"}, "method"), ({"url": 5}, "url"), ({"headers": {"": "1"}}, "header"),
         ({"headers": {"X A": "1"}}, "header"), ({"headers": {"X:": "1"}}, "header"),
         ({"headers": {"Xé": "1"}}, "header"), ({"headers": {"X": "€"}}, "header"),
-        ({"headers": {"Content-Length": "3"}, "data": b"ab"}, "Content-Length"),
-        ({"headers": {"Transfer-Encoding": "gzip"}, "data": b"ab"}, "Transfer-Encoding"),
     ], ids=lambda value: ascii(value)[:40])  # fmt: skip
     def test_a_call_that_makes_no_sense_sends_nothing(self, options, word, session, auth, api):
         with pytest.raises((ValueError, TypeError), match=word):
@@ -2045,6 +2298,15 @@ class TestTokenSource:
 
         assert script.calls == 11  # the first, and one in each of ten minutes
 
+    def test_refused_token_that_has_expired_is_replaced_within_the_minute_too(self, clock):
+        script = Script(clock, 3600, 20, 3600)
+        source = TokenSource(script)
+        source.token()
+        source.reject("token-1")
+        clock.move(18)
+
+        assert source.reject("token-2").access_token == "token-3"
+
     def test_reject_returns_the_same_token_in_a_pause(self, clock):
         source, script = due_source(clock, busy(100), 3600)
         look(source, script, clock)
@@ -2101,6 +2363,7 @@ class TestTokenSource:
         source = TokenSource(script)
         crowd = Crowd(1, source.token)
         gate.reached()
+        crowd.wait_inside(1)
         clock.move(wall, steady)
 
         taken = source.token().access_token
@@ -2184,81 +2447,67 @@ class TestTokenSource:
         gate = Gate(page("503 Busy", b"", "Retry-After: 1"))
         with Server(lambda sock: gate()) as server:
             crowd = Crowd(32, TokenSource(credentials(server)).token)
-            gate.reached()
-            crowd.wait_inside(31)
+            crowd.wait_inside(32)
             gate.go.set()
             errors = crowd.finish()
 
         assert [type(one) for one in errors] == [oauth_session.OAuthTemporarilyUnavailable] * 32
         assert (len(server.requests), len({id(one) for one in errors})) == (3, 32)
 
-    def test_after_a_ctrl_c_in_the_leader_one_waiter_takes_over(self, clock):
-        gate = Gate(KeyboardInterrupt())
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    def test_fetch_that_ends_its_thread_is_an_error_for_all_who_wait_and_the_next_call_tries_again(self, clock):
+        gate = Gate(SystemExit())
         script = Script(clock, gate, 3600)
         source = TokenSource(script)
         crowd = Crowd(8, source.token)
         crowd.wait_inside(8)
 
         gate.go.set()
-        results = crowd.finish()
 
-        assert sorted(type(one).__name__ for one in results) == ["KeyboardInterrupt"] + ["Token"] * 7
-        assert script.calls == 2
+        assert [(type(one), str(one)) for one in crowd.finish()] == [
+            (OAuthError, "the token request was interrupted: SystemExit")] * 8
+        clock.settle()
+        assert look(source, script, clock) == ("token-2", 2)
 
-    def test_waiters_take_over_only_once(self, clock):
-        gates = Gate(KeyboardInterrupt()), Gate(KeyboardInterrupt())
-        script = Script(clock, *gates, 3600)
+    def test_ctrl_c_reaches_a_waiter_and_the_fetch_goes_on(self, clock):
+        gate = Gate(3600)
+        script = Script(clock, gate)
         source = TokenSource(script)
-        crowd = Crowd(8, source.token)
-        crowd.wait_inside(8)
-        gates[0].go.set()
-        gates[1].reached()
-        crowd.wait_inside(7)
+        crowd = Crowd(4, source.token)
+        crowd.wait_inside(4)
 
-        gates[1].go.set()
-        results = crowd.finish()
+        with interrupted_when(gate.entered), pytest.raises(KeyboardInterrupt):
+            source.token()
+        gate.go.set()
 
-        assert sorted(type(one).__name__ for one in results) == ["KeyboardInterrupt"] * 2 + ["OAuthError"] * 6
-        assert script.calls == 2
-        assert look(source, script, clock) == ("token-3", 3)
+        assert {one.access_token for one in crowd.finish()} == {"token-1"}
+        assert look(source, script, clock) == ("token-1", 1)
 
-    def test_ctrl_c_in_a_forced_fetch_is_no_reason_to_wait_a_minute(self, clock):
-        script = Script(clock, 3600, KeyboardInterrupt(), 3600)
+    @pytest.mark.parametrize("due", [True, False], ids=["due", "missing"])
+    def test_ctrl_c_is_not_lost_where_the_caller_had_to_fetch_by_itself(self, clock, monkeypatch, due):
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+        script = Script(clock, *([3600] if due else []), KeyboardInterrupt(), 3600)
         source = TokenSource(script)
-        source.token()
+        if due:
+            source.token()
+            clock.move(3300)
+
         with pytest.raises(KeyboardInterrupt):
-            source.reject("token-1")
+            source.token()
 
-        assert source.reject("token-1").access_token == "token-3"
+        assert source.token().access_token == ("token-1" if due else "token-2")
 
-    def test_interrupt_of_a_dead_forced_fetch_does_not_hide_the_newer_one(self, clock):
-        gate = Gate(KeyboardInterrupt())
-        script = Script(clock, 3600, gate, 3600)
-        source = TokenSource(script)
-        source.token()
-        crowd = Crowd(1, lambda: source.reject("token-1"))
-        gate.reached()
-        clock.move(61)
-        newer = source.reject("token-1").access_token
-        gate.go.set()
-        crowd.finish()
-
-        assert (newer, source.reject("token-3").access_token, script.calls) == ("token-3", "token-3", 3)
-
-    def test_waiter_of_a_dead_flight_takes_the_token_that_came_meanwhile(self, clock):
+    def test_waiters_of_a_dead_fetch_take_the_token_that_came_meanwhile(self, clock):
         gate = Gate(SICK)
-        script = Script(clock, gate, 3600)
-        source = TokenSource(script)
-        leader = Crowd(1, source.token)
-        gate.reached()
-        waiter = Crowd(1, source.token)
-        waiter.wait_inside(1)
+        source = TokenSource(Script(clock, gate, 3600))
+        crowd = Crowd(2, source.token)
+        crowd.wait_inside(2)
         clock.move(40)
         source.token()
+
         gate.go.set()
 
-        assert [one.access_token for one in waiter.finish()] == ["token-2"]
-        assert [type(one) for one in leader.finish()] == [oauth_session.OAuthServerError]
+        assert {one.access_token for one in crowd.finish()} == {"token-2"}
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
     def test_renewal_that_ends_the_thread_is_followed_by_a_pause_too(self, clock):
@@ -2281,8 +2530,9 @@ class TestTokenSource:
 
         assert [type(one) for one in results] == [OAuthError]
 
-    def test_log_handler_that_uses_the_source_gets_an_error_and_no_deadlock(self, clock):
-        source = TokenSource(lambda: Token.from_response({"access_token": "abc", "expires_in": "nonsense"}))
+    def test_log_handler_that_uses_the_source_gets_an_error_and_no_deadlock(self, clock, caplog):
+        caplog.set_level(logging.INFO)
+        source = TokenSource(lambda: Token.from_response({"access_token": "abc", "token_type": "odd"}))
         seen = []
 
         class Handler(logging.Handler):
@@ -2304,11 +2554,8 @@ class TestTokenSource:
 
     @pytest.mark.parametrize("step, then", [(3600, "token-2"), (SICK, "token-1")], ids=["renewed", "failed"])
     def test_where_no_thread_can_be_started_the_caller_renews_and_is_served(self, clock, monkeypatch, step, then):
-        def start(self):
-            raise RuntimeError("can't start new thread")
-
         source, script = due_source(clock, step)
-        monkeypatch.setattr(threading.Thread, "start", start)
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
 
         first, second = source.token().access_token, source.token().access_token
 
@@ -2338,20 +2585,122 @@ class TestTokenSource:
             source.token()
 
     @needs_fork
-    def test_child_of_a_fork_in_the_middle_of_a_fetch_works_by_itself(self, clock):
+    def test_child_of_a_fork_in_the_middle_of_a_renewal_keeps_the_token_and_starts_all_else_anew(self, clock):
+        gate = Gate(3600)
+        source, script = due_source(clock, gate, 3600)
+        source.token()
+        gate.reached()
+
+        def child():
+            first = source.token().access_token
+            return [first, source.reject("token-1").access_token] == ["token-1", "token-3"]
+
+        assert forked(child) == 0
+        gate.go.set()
+        clock.settle()
+        assert look(source, script, clock) == ("token-2", 2)
+
+    @needs_fork
+    def test_child_of_a_fork_in_the_middle_of_the_first_fetch_makes_its_own(self, clock):
         gate = Gate(3600)
         script = Script(clock, gate, 3600)
         source = TokenSource(script)
         crowd = Crowd(1, source.token)
         gate.reached()
 
-        def child():
-            return source.token().access_token == source.reject("other").access_token == "token-2"
-
-        assert forked(child) == 0
+        assert forked(lambda: source.token().access_token == "token-2") == 0
         gate.go.set()
         assert [one.access_token for one in crowd.finish()] == ["token-1"]
         assert look(source, script, clock) == ("token-1", 1)
+
+    def test_a_source_is_not_pickled(self):
+        for act in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="make it anew"):
+                act(TokenSource(int))
+
+    @pytest.mark.parametrize("act", [
+        lambda source: source.token(0.01), lambda source: source.reject("another", 0.01),
+    ], ids=["token", "reject"])  # fmt: skip
+    def test_a_callers_own_timeout_is_said_and_the_fetch_goes_on_for_others(self, clock, act):
+        gate = Gate(3600)
+        script = Script(clock, gate)
+        source = TokenSource(script)
+
+        with pytest.raises(oauth_session.OAuthTransportError, match=r"within 0\.01 s"):
+            act(source)
+        gate.go.set()
+        clock.settle()
+
+        assert look(source, script, clock) == ("token-1", 1)
+
+    @pytest.mark.parametrize("moment", [1, 2, 3])
+    def test_a_finalizer_that_uses_the_source_in_its_middle_is_no_deadlock(self, clock, monkeypatch, moment):
+        """As the garbage collector or a signal can call one at any time; here it is the clock that does."""
+        source, script = due_source(clock, 3600)
+        looks, served, real = [], [], clock.monotonic
+
+        def monotonic():
+            if threading.get_ident() in looks[:1]:
+                looks.append(1)
+                if len(looks) == 1 + moment:
+                    served.append(source.token().access_token)
+            return real()
+
+        monkeypatch.setattr(clock, "monotonic", monotonic)
+        crowd = Crowd(1, lambda: looks.append(threading.get_ident()) or source.token())
+
+        assert [one.access_token for one in crowd.finish()] == served == ["token-1"]
+
+    def test_an_error_says_where_in_the_fetch_callable_it_came_from(self):
+        def fetch():
+            raise LookupError("no such setting")
+
+        with pytest.raises(LookupError, match="no such setting") as caught:
+            TokenSource(fetch).token()
+
+        assert caught.traceback[-1].name == "fetch"
+
+    def test_an_error_that_cannot_be_copied_is_one_of_ours_and_is_copied_with_nothing_held(self, clock):
+        class Odd(Exception):
+            def __reduce__(self):
+                with pytest.raises(OAuthError):
+                    source.token(0.0)  # would wait for ever
+                raise TypeError("not that")
+
+        script = Script(clock, Odd())
+        source = TokenSource(script)
+
+        results = Crowd(1, source.token).finish()
+
+        assert [(type(one), str(one)) for one in results] == [(OAuthError, "the token could not be obtained: Odd")]
+
+    LAST_CALL = """
+        import atexit, sys, threading
+        import oauth_session
+        class Last:
+            def __del__(self):
+                print(self.source.token(5).access_token)
+        def fetch():  # of another module than the one that dies
+            begun.set()
+            return hanging.pop().wait() if hanging else Token("abc")
+        names = dict(vars(oauth_session), begun=threading.Event(), hanging=[])
+        source = oauth_session.TokenSource(type(fetch)(fetch.__code__, names))
+        if sys.argv[1] == "atexit":
+            atexit.register(lambda: print(source.token().access_token))
+        else:
+            last = Last()
+            last.source = source
+        if sys.argv[1] == "del, with a fetch under way":
+            names["hanging"].append(threading.Event())
+            threading.Thread(target=source.token, daemon=True).start()
+            names["begun"].wait()
+    """
+
+    @pytest.mark.parametrize("how", ["atexit", "del", "del, with a fetch under way"])
+    def test_last_call_of_a_program_gets_its_token(self, how):
+        if how != "atexit" and sys.implementation.name == "pypy":
+            pytest.skip("PyPy runs no __del__ at the end of a program")
+        assert program(self.LAST_CALL, how) == (0, b"abc\n", b"")
 
     def test_program_ends_at_once_during_a_renewal_and_prints_nothing(self):
         done = program("""
@@ -2371,6 +2720,29 @@ class TestTokenSource:
         assert done == (0, b"abc abc True\n", b"")
 
 
+def no_thread(self):
+    raise RuntimeError("can't start new thread")
+
+
+@contextlib.contextmanager
+def interrupted_when(event):
+    """Ctrl-C for the main thread as soon as it waits inside oauth_session.py, after the event."""
+    def send():
+        assert event.wait(PATIENCE)
+        while not Crowd._blocked(threading.main_thread()):
+            threading.Event().wait(0.002)
+        signal.raise_signal(signal.SIGINT) if os.name == "nt" else os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(PATIENCE)
+        signal.signal(signal.SIGINT, before)
+
+
 def forked(action):
     """Run the action in a forked child; the exit status is 0 if it returned True."""
     with warnings.catch_warnings():
@@ -2385,12 +2757,12 @@ def forked(action):
     return os.waitpid(process, 0)[1]
 
 
-def program(text):
+def program(text, *arguments):
     """Run a program with warnings as errors; return exit status, output, errors."""
     import textwrap
 
     path = os.path.dirname(os.path.abspath(oauth_session.__file__))
-    done = subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(text)], timeout=2 * PATIENCE,
+    done = subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(text), *arguments], timeout=2 * PATIENCE,
                           env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     return done.returncode, done.stdout.replace(b"\r", b""), done.stderr
 
@@ -2522,13 +2894,15 @@ class TestFileCache:
         assert os.listdir(str(tmp_path / "real")) == []
 
     @needs_modes
-    def test_file_that_others_could_write_is_refused(self, folder):
+    def test_file_that_others_could_write_is_a_miss_and_is_replaced(self, folder):
         cache = FileCache(folder)
-        cache.set("k", "v", 60)
+        cache.set("k", "theirs", 60)
         (folder / "k").chmod(0o620)
 
-        with pytest.raises(PermissionError, match="not trusted"):
-            cache.get("k")
+        found = cache.get("k")
+        cache.set("k", "ours", 60)
+
+        assert (found, cache.get("k")) == (None, b"ours")
 
     @needs_modes
     def test_no_link_is_followed_to_read_write_or_lock(self, folder, tmp_path):
@@ -2573,22 +2947,26 @@ class TestFileCache:
         assert os.listdir(str(folder)) == ["k.lock"]
 
     HOLDER = """
-        import sys, time
+        import os, sys, time
         from oauth_session import FileCache
-        print(FileCache(sys.argv[1]).lock("k.lock").acquire(blocking=False), flush=True)
+        lock = FileCache(sys.argv[1]).lock("k.lock")
+        print(lock.acquire(blocking=False), flush=True)
+        if sys.argv[2] == "forks" and os.fork() == 0:
+            print("forked", flush=True)
         sys.stdin.read()
     """
 
-    def test_lock_holds_between_processes_and_is_free_when_its_holder_is_killed(self, folder):
+    @pytest.mark.parametrize("how", ["alone", pytest.param("forks", marks=needs_fork)])
+    def test_lock_holds_between_processes_and_is_free_when_its_holder_is_killed(self, folder, how):
         lock = FileCache(folder).lock("k.lock")
-        with started(self.HOLDER, str(folder)) as holder:
-            said = holder.stdout.readline().split()
+        with started(self.HOLDER, str(folder), how) as holder:
+            said = [holder.stdout.readline().strip() for _ in range(1 if how == "alone" else 2)]
             held = lock.acquire(blocking=False)
             holder.kill()
             holder.wait(PATIENCE)
+            free = lock.acquire(blocking=False)  # a child that it forked lives on
 
-        assert (said, held) == ([b"True"], False)
-        assert lock.acquire(blocking=False)
+        assert (said, held, free) == ([b"True", b"forked"][: len(said)], False, True)
         lock.release()
 
     @needs_fork
@@ -2733,36 +3111,6 @@ class TestSharedCache:
         script = Script(clock, *(steps or (3600,)))
         return [TokenSource(script, cache=cache, cache_key="k") for _ in range(count)], script
 
-    # -- what was found by attacking it
-
-    def test_a_caller_who_needs_a_fetch_does_not_wait_for_a_mere_look(self, clock):
-        looking, go = threading.Event(), threading.Event()
-
-        def slow():
-            looking.set()
-            assert go.wait(PATIENCE)
-
-        cache = Memory()
-        (source,), script = self.sources(clock, cache, 1, 3600, 3600, 3600)
-        forced = source.reject(source.token())
-        assert (script.calls, forced.access_token) == (2, "token-2")
-        clock.move(3595)  # it has expired, and a rejecter may not fetch within the minute ... of a clock that stands
-        source._traffic().forced.since = oauth_session._now()
-        source._traffic().forced.token = None
-        cache.trouble["get"] = slow
-        rejecter = threading.Thread(target=source.reject, args=(forced,), daemon=True)
-        rejecter.start()
-        assert looking.wait(PATIENCE)
-        cache.trouble.clear()
-
-        token = source.token()
-
-        assert token.access_token == "token-3"
-        go.set()
-        rejecter.join(PATIENCE)
-        assert not rejecter.is_alive()
-        assert source.token() is token
-
     def test_a_life_is_not_longer_because_a_clock_is_ahead(self, clock):
         (source,), script = self.sources(clock, Memory(entry(clock, ago=-290.0, life=60)), 1)
         source.token()
@@ -2775,42 +3123,20 @@ class TestSharedCache:
     @needs_modes
     @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "directory"])
     def test_what_is_no_file_in_its_place_is_a_miss(self, clock, tmp_path, make):
-        (source,), script = self.sources(clock, str(tmp_path), 1)
-        os.chmod(str(tmp_path), 0o700)
-        make(str(tmp_path / source._shared.key))
-        before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+        (source,), script = self.sources(clock, tmp_path / "c", 1)
+        source.token()
+        (file,) = [one for one in (tmp_path / "c").iterdir() if one.suffix != ".lock"]
+        file.unlink()
+        make(str(file))
+        numbers = []
 
-        for _ in range(5):
+        for _ in range(4):
+            clock.move(60)  # a cache that failed is asked again
             source.clear()
-            source._shared.failed = 0.0, 0.0
             source.token()
+            numbers.append(len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0)
 
-        assert script.calls == 5
-        if before:
-            assert len(os.listdir("/proc/self/fd")) <= before + 1
-
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-    def test_a_forked_child_does_not_keep_the_lock_of_its_parent(self, tmp_path):
-        os.chmod(str(tmp_path), 0o700)
-        lock = FileCache(tmp_path).lock("k.lock")
-        assert lock.acquire()
-        (reading, writing), (ready, started) = os.pipe(), os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.write(started, b"x")
-            os.read(reading, 1)  # lives on until it is told to end
-            os._exit(0)
-        try:
-            os.read(ready, 1)
-            os.close(lock._number)  # as the system does when the parent dies
-            oauth_session._FileLock.held.clear()
-            assert FileCache(tmp_path).lock("k.lock").acquire()
-        finally:
-            os.write(writing, b"x")
-            os.waitpid(child, 0)
-            for number in (reading, writing, ready, started):
-                os.close(number)
-            oauth_session._FileLock.disown()
+        assert (script.calls, len(set(numbers))) == (5, 1)
 
     # -- what is shared
 
@@ -2832,7 +3158,7 @@ class TestSharedCache:
 
         token = source.token()
 
-        assert (token.access_token, token.scope, token.token_type, token.raw) == ("from-the-cache", "a b", "bearer", None)
+        assert (token.access_token, token.scope, token.token_type) == ("from-the-cache", "a b", "bearer")
         assert token.expires_at == clock.wall + 3600
         assert script.calls == 0
 
@@ -2927,9 +3253,13 @@ class TestSharedCache:
     }
 
     def key(self, **settings):
-        cache = Memory()
+        """Where a client with these settings looks for its token."""
+        asked = []
+        cache = Memory(json.dumps({"access_token": TOKEN, "obtained_at": time.time()}))
+        cache.get = lambda key: asked.append(key) or cache.value
         default = {name: values[0] for name, values in self.SETTINGS.items()}
-        return TokenSource(ClientCredentials(**{**default, **settings}), cache=cache)._shared.key
+        TokenSource(ClientCredentials(**{**default, **settings}), cache=cache).token()
+        return asked[0]
 
     @pytest.mark.parametrize("name", SETTINGS)
     def test_clients_that_differ_in_one_setting_share_nothing(self, name):
@@ -2958,12 +3288,13 @@ class TestSharedCache:
         assert re.fullmatch("oauth_session-[0-9a-f]{64}", self.key())
         assert_hidden(None, "s3cret", log=ClientCredentials("a", "s3cret", None, "https://a.example/t").cache_key)
 
-    def test_cache_key_separates_and_joins(self, auth, api):
-        cache = Memory()
-        blue, green = (auth.session(cache=cache, cache_key=key) for key in ("blue", "green"))
-        joined = auth.session("another", cache=cache, cache_key="blue")
+    def test_cache_key_separates_and_joins(self, clock, tmp_path):
+        script = Script(clock, 3600)
+        keys = "blue", "green", "blue"
 
-        assert blue.source._shared.key == joined.source._shared.key != green.source._shared.key
+        tokens = [TokenSource(script, cache=tmp_path / "c", cache_key=key).token().access_token for key in keys]
+
+        assert tokens == ["token-1", "token-2", "token-1"]
 
     @pytest.mark.parametrize("cache", [5, object(), {}, [], True, type("Half", (), {"get": print})()], ids=repr)
     def test_what_is_no_cache_is_a_type_error_that_says_what_is(self, cache):
@@ -3010,67 +3341,17 @@ class TestSharedCache:
 
         assert source.reject("token-1").access_token == "token-2"
 
-    @pytest.mark.parametrize("step", [SICK, busy(50), "same"], ids=["failed", "asked to wait", "gave the same"])
-    def test_newer_token_is_used_where_no_fetch_would_be_in_order(self, clock, step):
-        cache = Locking()
-        same = Token("token-1", expires_at=clock.wall + 7200)
-        (source,), script = self.sources(clock, cache, 1, 3600, same if step == "same" else step)
-        source.token()
-        with contextlib.suppress(OAuthError):
-            source.reject("token-1")
-        clock.move(10)
-
-        assert source.reject("token-1").access_token == "token-1"
-        cache.value = entry(clock, token="new")
-        assert source.reject("token-1").access_token == source.token().access_token == "new"
-        assert (script.calls, cache.calls.count("lock"), clock.sleeps) == (2, 2, [])
-
-    def test_32_threads_that_look_in_vain_all_keep_the_refused_token(self, clock):
-        gate = Gate(None)
-        cache = Locking()
-        (source,), script = self.sources(clock, cache, 1, 3600, SICK)
-        source.token()
-        with contextlib.suppress(OAuthError):
-            source.reject("token-1")
-        cache.trouble["get"] = gate
-        crowd = Crowd(32, lambda: source.reject("token-1"))
-        gate.reached()
-        crowd.wait_inside(32)
-
-        gate.go.set()
-
-        assert {one.access_token for one in crowd.finish()} == {"token-1"}
-        assert script.calls == 2
-
-    def test_in_a_pause_a_token_of_another_process_serves_and_the_error_without(self, clock):
+    def test_in_a_pause_the_cache_is_not_asked_and_after_it_serves(self, clock):
         cache = Locking()
         (source,), script = self.sources(clock, cache, 1, busy(300))
-        with pytest.raises(OAuthError):
-            source.token()
-
         for _ in range(3):
             with pytest.raises(oauth_session.OAuthTemporarilyUnavailable):
                 source.token()
-            clock.move(1)
         cache.value = entry(clock)
+        clock.move(300)
 
         assert (source.token().access_token, script.calls) == ("from-the-cache", 1)
-
-    def test_looking_in_a_pause_neither_prolongs_nor_ends_it(self, clock):
-        cache = Locking()
-        (source,), script = self.sources(clock, cache, 1, busy(100), 3600)
-        for _ in range(99):
-            with pytest.raises(OAuthError):
-                source.token()
-            clock.move(1)
-        cache.value = entry(clock, ago=3585.0)
-        assert source.token().access_token == "from-the-cache"
-        clock.move(0.9)
-        assert source.reject("from-the-cache").access_token == "from-the-cache"
-        clock.move(0.1)
-
-        assert (source.token().access_token, script.calls) == ("from-the-cache", 1)
-        assert (source.reject("from-the-cache").access_token, script.calls) == ("token-2", 2)
+        assert cache.calls.count("get") == 3
 
     def test_api_that_refuses_every_token_costs_each_process_one_forced_fetch_a_minute(self, clock):
         sources, script = self.sources(clock, Locking(), 5)
@@ -3151,19 +3432,26 @@ class TestSharedCache:
 
         assert script.calls == 3
 
-    def test_without_a_lock_chance_spreads_the_renewals_over_half_of_the_window(self, clock):
-        sources, script = self.sources(clock, Memory(entry(clock)), 200)
+    @pytest.mark.parametrize("kind, least, most", [(Memory, 150, 300), (Locking, 300, 300)])
+    def test_without_a_lock_chance_spreads_the_renewals_over_half_of_the_window(self, clock, kind, least, most):
+        cache = kind(entry(clock))
+        script = Script(clock, SICK)
+        sources = [TokenSource(script, cache=cache, cache_key="k") for _ in range(40)]
+        dues, start = [], clock.wall
         for source in sources:
             source.token()
+        clock.move(3299)
 
-        dues = [source._held.due for source in sources]
+        while len(dues) < 40:
+            clock.move(1)
+            for source in [one for one in sources if one not in dues]:
+                before = script.calls
+                look(source, script, clock)
+                dues += [source] if script.calls > before else []
+            seen = start + 3600 - clock.wall
+            assert least - 10 <= seen <= most, "before or after its window"
 
-        assert 155 <= min(dues) < 200 and 250 < max(dues) <= 300 and len(set(dues)) == 200
-
-    def test_with_a_lock_a_token_is_due_for_all_at_once(self, clock):
-        sources, script = self.sources(clock, Locking(entry(clock)), 9)
-
-        assert {source.token() and source._held.due for source in sources} == {300}
+        assert (seen > 290) == (kind is Locking)
 
     def test_refresh_in_of_the_server_counts_for_all(self, clock):
         answer = Token("token-1", expires_at=clock.wall + 3600, raw={"expires_in": 3600, "refresh_in": 100})
@@ -3193,7 +3481,7 @@ class TestSharedCache:
         (source,), script = self.sources(clock, cache, 1)
 
         assert (source.token().access_token, script.calls) == ("from-the-cache", 0)
-        assert (cache.calls.count("acquire"), len(clock.sleeps), "release" in cache.calls) == (3, 3, False)
+        assert (cache.calls.count("acquire"), len(clock.sleeps), "release" in cache.calls) == (3, 2, False)
 
     @pytest.mark.parametrize("limit", [4.0, 30.0])
     def test_dead_holder_is_waited_for_no_longer_than_half_a_fetch(self, clock, limit):
@@ -3214,19 +3502,25 @@ class TestSharedCache:
     def test_time_spent_waiting_is_not_taken_off_the_tokens_life(self, clock):
         cache = Locking()
         cache.taken = True
-        (source,), script = self.sources(clock, cache, 1, 10)
-
+        (source,), script = self.sources(clock, cache, 1, lambda: Token("abc", raw={"expires_in": 10}))
         source.token()
 
-        assert source._held.left() == 10
+        clock.move(8.9)
 
-    @pytest.mark.parametrize("step", [3600, SICK, KeyboardInterrupt()], ids=["token", "error", "ctrl-c"])
+        assert (source.token().access_token, script.calls, sum(clock.sleeps) > 9) == ("abc", 1, True)
+        clock.move(0.1)
+        source.token()
+        assert script.calls > 1
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    @pytest.mark.parametrize("step", [3600, SICK, SystemExit()], ids=["token", "error", "end of the thread"])
     def test_lock_is_given_back_whatever_comes_of_the_fetch(self, clock, step):
         cache = Locking()
         (source,), script = self.sources(clock, cache, 1, step)
 
-        with contextlib.suppress(OAuthError, KeyboardInterrupt):
+        with contextlib.suppress(OAuthError):
             source.token()
+        clock.settle()
 
         assert (cache.taken, cache.calls[-1]) == (False, "release")
 
@@ -3289,33 +3583,23 @@ class TestSharedCache:
         assert (token, script.calls, len(caplog.records)) == ("token-1", 1, self.LINES[method])
         assert_hidden(None, "token-1", "from-the-cache", log=caplog.text)
 
-    def test_cache_that_failed_is_left_alone_for_half_a_minute_and_asked_again(self, clock, caplog):
+    def test_cache_that_failed_is_left_alone_for_a_minute_and_asked_again(self, clock, caplog):
         cache = Locking(get=ConnectionError())
         (source,), script = self.sources(clock, cache, 1)
         asked = []
-        for _ in range(61):
+        for _ in range(121):
             source.clear()
             source.token()
             asked.append(cache.calls.count("get"))
             clock.move(1)
 
-        assert asked == [1] * 30 + [2] * 30 + [3]
+        assert asked == [1] * 60 + [2] * 60 + [3]
         assert (len(caplog.records), cache.calls.count("set")) == (3, 0)
         cache.trouble.clear()
-        clock.move(30)
+        clock.move(60)
         source.clear()
         source.token()
         assert cache.calls[-6:] == ["get", "lock", "acquire", "get", "set", "release"]
-
-    def test_dead_cache_is_not_asked_in_a_pause(self, clock):
-        cache = Locking(get=ConnectionError())
-        (source,), script = self.sources(clock, cache, 1, busy(20))
-        for _ in range(20):
-            with pytest.raises(oauth_session.OAuthTemporarilyUnavailable):
-                source.token()
-            clock.move(1)
-
-        assert (cache.calls, script.calls) == (["get"], 1)
 
     def test_object_whose_lock_is_something_else_works_without(self, clock):
         class Odd(Memory):
@@ -3353,17 +3637,20 @@ class TestSharedCache:
         assert [one.token().access_token for one in (second, third)] in (["token-2"] * 2, ["token-1"] * 2)
         assert script.calls == 2 or (script.calls == 1 and oauth_session.os.geteuid() == 0)  # root reads all
 
-    def test_no_lock_of_ours_is_held_while_the_cache_works(self, clock):
-        free = []
+    def test_other_threads_are_answered_while_the_cache_works(self, clock):
+        def other():
+            with contextlib.suppress(OAuthError):
+                return source.token(0.0)
 
-        def look():
-            free.append(not source._traffic().lock.locked())
-
-        cache = Locking(get=look, set=look, lock=look, acquire=look, release=look)
+        cache = Locking()
         (source,), script = self.sources(clock, cache, 1)
+        answers = []
+        for method in ("get", "lock", "acquire", "set", "release"):
+            cache.trouble[method] = lambda: answers.append(Crowd(1, other).finish()[0]) or None
+
         source.token()
 
-        assert free == [True] * 6
+        assert [one and one.access_token for one in answers] == [None] * 4 + ["token-1"] * 2
 
     @pytest.mark.parametrize("method", ["get", "set", "lock", "acquire", "release"])
     def test_cache_that_uses_the_session_it_serves_is_no_deadlock(self, clock, method):
@@ -3387,22 +3674,42 @@ class TestSharedCache:
         assert {one.access_token for one in crowd.finish()} == {"token-1"}
         assert (script.calls, cache.calls) == (1, ["get", "lock", "acquire", "get", "set", "release"])
 
-    def test_nobody_but_the_one_who_fetched_waits_for_a_slow_write(self, clock):
-        gates = Gate(3600), Gate(None)
-        cache = Locking(set=gates[1])
+    @pytest.mark.parametrize("method", ["get", "lock", "acquire", "set", "release"])
+    def test_cache_that_hangs_costs_one_call_its_timeout_and_then_nobody(self, clock, method):
+        """What hangs before the fetch is an error that says so, what hangs after it keeps the token from nobody."""
+        gate, cache = Gate(None), Locking()
+        (source,), script = self.sources(clock, cache, 1)
+        cache.trouble[method] = gate
+        late = method in ("set", "release")
+        try:
+            if late:
+                first = source.token(0.2).access_token
+            else:
+                with pytest.raises(oauth_session.OAuthTransportError, match="shared cache"):
+                    source.token(0.2)
+                gate.reached()
+                clock.move(32)  # the deadline of that fetch
+                first = source.token().access_token
+            second = source.token().access_token
+        finally:
+            gate.go.set()
+
+        assert (first, second, script.calls) == ("token-1", "token-1", 1)
+
+    def test_token_is_in_the_cache_before_those_who_wait_go_on(self, clock):
+        gates, cache = (Gate(3600), Gate(None)), Locking()
+        cache.trouble["set"] = gates[1]
         (source,), script = self.sources(clock, cache, 1, gates[0])
         crowd = Crowd(8, source.token)
         crowd.wait_inside(8)
         gates[0].go.set()
         gates[1].reached()
 
-        served, end = source.token().access_token, time.monotonic() + PATIENCE
-        while len(crowd.results) < 7:
-            assert time.monotonic() < end, "others wait too"
-            threading.Event().wait(0.002)
+        served = source.token().access_token  # to who comes now: it is there
+        crowd.wait_inside(8)
         gates[1].go.set()
 
-        assert (served, len(crowd.finish())) == ("token-1", 8)
+        assert (served, {one.access_token for one in crowd.finish()}) == ("token-1", {"token-1"})
 
     def test_late_result_of_a_frozen_process_is_not_written(self, clock):
         gate = Gate(Token("late", expires_at=clock.wall + 99999))
@@ -3410,24 +3717,12 @@ class TestSharedCache:
         (source,), script = self.sources(clock, cache, 1, gate)
         crowd = Crowd(1, source.token)
         gate.reached()
+        crowd.wait_inside(1)
         clock.move(40, 0)
         gate.go.set()
 
         assert [one.access_token for one in crowd.finish()] == ["late"]
         assert (cache.value, cache.taken) == (None, False)
-
-    def test_impatient_call_is_bounded_and_the_search_goes_on(self, clock):
-        gate = Gate(None)
-        cache = Memory(get=gate)
-        (source,), script = self.sources(clock, cache, 1)
-
-        with Server(page()) as api, OAuthSession(source=source) as session:
-            with pytest.raises(oauth_session.OAuthTransportError):
-                session.get(api.url, timeout=0.1)
-        gate.go.set()
-        clock.settle()
-
-        assert (source.token().access_token, script.calls) == ("token-1", 1)
 
     # -- the session, the environment, the command line
 
@@ -3526,14 +3821,22 @@ REFUSALS = {
     "unknown code": (error_page("400 No", "what_ever"), RESPONSE, "what_ever", 400, "what_ever"),
     "description": (error_page("400 No", "invalid_scope", error_description="no\x1b[31m such\r\nscope" + "x" * 9999),
                     oauth_session.OAuthInvalidScope, "invalid_scope", 400, "no [31m such"),
-    "400 empty": (page("400 Bad Request"), RESPONSE, None, 400, "is token_url right"),
-    "404 html": (page("404 Not Found", b"<html>nothing here</html>"), RESPONSE, None, 404, "nothing here"),
+    "Latin-1": (page("400 No", '{"error": "invalid_scope", "error_description": "für"}'.encode("latin-1"),
+                     "Content-Type: application/json; charset=ISO-8859-1"), oauth_session.OAuthInvalidScope, "invalid_scope", 400, "für"),
+    **{f"{status} {code}": (error_page(f"{status} No", code), kind, code, status, code) for status, code, kind in [
+        (401, "access_denied", CLIENT_ERROR), (401, "server_error", CLIENT_ERROR), (401, "unauthorized_client", CLIENT_ERROR),
+        (401, "invalid_grant", CLIENT_ERROR), (401, "invalid_scope", oauth_session.OAuthInvalidScope),
+        (401, "invalid_target", oauth_session.OAuthInvalidTarget),
+        (401, "unsupported_grant_type", oauth_session.OAuthUnsupportedGrantType), (403, "what_ever", RESPONSE),
+        (429, "invalid_request", TEMPORARY), (503, "invalid_client", TEMPORARY), (500, "access_denied", BROKEN)]},
+    "400 empty": (page("400 Bad Request"), RESPONSE, None, 400, "empty (no Content-Type, 0 bytes)"),
+    "404 html": (page("404 Not Found", b"<html>nothing</html>", "Content-Type: text/html"), RESPONSE, None, 404, "(text/html, 20 bytes)"),
     "401 empty": (page("401 Unauthorized"), CLIENT_ERROR, None, 401, "client_secret"),
-    "403 html": (page("403 Forbidden", b"go away"), CLIENT_ERROR, None, 403, "go away"),
+    "403 html": (page("403 Forbidden", b"<go away>"), CLIENT_ERROR, None, 403, "9 bytes"),
     "408": (page("408 Slow"), TEMPORARY, None, 408, "408"),
     "425": (page("425 Early"), TEMPORARY, None, 425, "425"),
     "429": (page("429 Busy"), TEMPORARY, None, 429, "429"),
-    "500 html": (page("500 Oops", b"<h1>oops</h1>"), BROKEN, None, 500, "oops"),
+    "500 html": (page("500 Oops", b"<h1>oops</h1>"), BROKEN, None, 500, "13 bytes"),
     "502 html": (page("502 Bad Gateway", b"<h1>gateway</h1>"), BROKEN, None, 502, "502"),
     "503": (page("503 Busy"), TEMPORARY, None, 503, "503"),
     "599": (page("599 Odd"), BROKEN, None, 599, "599"),
@@ -3551,21 +3854,19 @@ REFUSALS = {
     "200 form": (page("200 OK", b"access_token=T0KEN&token_type=bearer"), MALFORMED, None, 200, "not JSON"),
     "nested": (page("200 OK", b"[" * 100000), MALFORMED, None, 200, "not JSON"),
     "nested objects": (page("200 OK", b'{"a":' * 100000), MALFORMED, None, 200, "not JSON"),
-    "invalid UTF-8": (page("200 OK", b'{"access_token": "T0KEN\xff"}'), MALFORMED, None, 200, "UTF-8"),
-    "UTF-16": (page("200 OK", '{"access_token": "T0KEN"}'.encode("utf-16")), MALFORMED, None, 200, ""),
+    "invalid UTF-8": (page("200 OK", b'{"access_token": "T0KEN\xff"}'), MALFORMED, None, 200, "access_token"),
     "lone surrogate": (page("200 OK", b'{"access_token": "T0KEN\\ud800"}'), MALFORMED, None, 200, "access_token"),
     "control in JSON": (page("200 OK", b'{"access_token": "T0KEN\x01"}'), MALFORMED, None, 200, ""),
     **{f"access_token {name}": (grant(access_token=value), MALFORMED, None, 200, "token") for name, value in {
         "empty": "", "null": None, "number": 7, "list": ["T0KEN"], "megabyte": "T0KEN" * 200000, "space": "T0KEN x",
         "newline": "T0KEN\r\nEvil: 1", "NUL": "T0KEN\0", "non-ASCII": "T0KENé", "true": True}.items()},
     **{f"token_type {name}": (grant(access_token="T0KEN", token_type=value), MALFORMED, None, 200, "token_type")
-       for name, value in {"mac": "mac", "DPoP": "DPoP", "number": 7, "list": ["Bearer"]}.items()},
+       for name, value in {"mac": "mac", "DPoP": "DPoP", "PoP": "PoP", "N_A": " N_A "}.items()},
     **{f"redirect {status}": (page(f"{status} Go", b"", "Location: https://evil.example/t"), MALFORMED, None, status, "evil")
        for status in (300, 301, 302, 303, 304, 305, 307, 308)},
     "echo": (error_page("400 No", "invalid_request", error_description=f"{QUOTED_SECRET} {QUOTED_BASIC} {RAW}",
                         error_uri="https://x/" + urllib.parse.quote(QUOTED_SECRET, "")),
              oauth_session.OAuthInvalidRequest, "invalid_request", 400, "***"),
-    "echo in html": (page("404 No", f"<p>{QUOTED_SECRET}</p>{QUOTED_BASIC}".encode()), RESPONSE, None, 404, "***"),
     "echo in headers": (page("400 No", b"", "X: " + QUOTED_BASIC, f"Content-Type: {QUOTED_BASIC}"), RESPONSE, None, 400, "***"),
     "echo as the code": (error_page("400 No", QUOTED_SECRET), RESPONSE, "***", 400, "***"),
     "echo of the token": (page("200 OK", b'{"access_token":"T0KEN","error":"x","error_description":"T0KEN"}'),
@@ -3581,7 +3882,8 @@ ODD_ANSWERS = {  # fields or a body that make a token all the same, and its expi
     "NaN": (grant(expires_in=float("nan")), None), "Infinity": (grant(expires_in=float("inf")), None),
     "5000 digits": (page(body=b'{"access_token":"t-1","expires_in":%s}' % (b"9" * 5000)), None),
     "5000 digits as text": (grant(expires_in="9" * 5000), None),
-    "BOM": (page(body=b'\xef\xbb\xbf{"access_token":"t-1"}'), None),
+    **{name: (page("200 OK", '{"access_token":"t-1"}'.encode(name), f"Content-Type: application/json{more}"), None)
+       for name, more in [("utf-8-sig", ""), ("utf-16", ""), ("utf-16-le", "; charset=UTF-16LE"), ("utf-16-be", "")]},
     "duplicate keys": (page(body=b'{"access_token":"no","access_token":"t-1"}'), None),
     "no type": (page(body=b'{"access_token":"t-1"}'), None), "null type": (grant(token_type=None), None),
     "capitals": (grant(token_type="BEARER"), None), "null error": (grant(error=None), None),
@@ -3652,11 +3954,57 @@ class TestClientCredentials:
         assert [form(one) for one in server.requests] == [sorted(["grant_type=client_credentials", *fields])] * 2
         assert server.accepted == 1
 
-    def test_token_params_may_override_the_grant_type(self):
-        with Server(grant()) as server:
-            credentials(server, token_params={"grant_type": "urn:x"})()
+    @pytest.mark.parametrize("of", [
+        str.encode, lambda text: enum.Enum("Name", {"MEMBER": text}, type=str).MEMBER,
+    ], ids=["bytes", "Enum"])  # fmt: skip
+    def test_text_may_be_bytes_or_a_member_of_an_enum(self, of):
+        def settings(of):
+            return {
+                "client_id": of("id"), "client_secret": of("ä"), "scope": [of("a"), of("b")], "audience": of("aud"),
+                "resource": [of("urn:r")], "token_params": {of("x"): of("y")}, "token_headers": {of("X-Key"): of("k")},
+                "auth_method": "client_secret_post",
+            }  # fmt: skip
 
-        assert form(server.requests[0]) == ["grant_type=urn%3Ax"]
+        with Server(grant()) as server:
+            fetch = ClientCredentials(token_url=of(server.url), **settings(of))
+            plain = ClientCredentials(token_url=server.url, **settings(str))
+            fetch()
+
+        expected = "audience=aud client_id=id client_secret=%C3%A4 grant_type=client_credentials resource=urn%3Ar scope=a+b x=y"
+        assert form(server.requests[0]) == expected.split()
+        assert parsed(server.requests[0])[1]["x-key"] == "k"
+        assert fetch.cache_key == plain.cache_key
+
+    @pytest.mark.parametrize("name, logged", [
+        ("Bearer", 0), ("bEARER", 0), ("BearerToken", 1), ("Application Access Token", 1), (" Bearer ", 1), (7, 1), (["Bearer"], 1)])
+    def test_a_token_of_another_name_is_sent_as_bearer_and_logged(self, name, logged, caplog):
+        caplog.set_level(logging.INFO)
+        with Server(grant(token_type=name), HELLO) as server, OAuthSession("c", QUOTED_SECRET, None, server.url) as session:
+            session.get(server.url)
+
+        assert parsed(server.requests[1])[1]["authorization"] == "Bearer t-1"
+        assert caplog.text.count("is sent as a Bearer token") == logged
+
+    KEY = "k3y-0f/the gateway"
+
+    @pytest.mark.parametrize("where", ["argument", "class"])
+    def test_token_headers_go_with_the_token_request_alone(self, where):
+        setting = {"token_headers": {"x-api-key": self.KEY}}
+        kind, settings = (OAuthSession, setting) if where == "argument" else (type("Gateway", (OAuthSession,), setting), {})
+        with Server(grant(), HELLO) as server, kind("c", "s", None, server.url, **settings) as session:
+            session.get(server.url)
+
+        assert [parsed(one)[1].get("x-api-key") for one in server.requests] == [self.KEY, None]
+
+    def test_token_headers_are_secrets_that_are_part_of_the_cache_key(self):
+        echo = error_page("400 No", "invalid_request", error_description=urllib.parse.quote(self.KEY, ""))
+        with Server(echo) as server:
+            error = refused(server, token_headers={"x-api-key": self.KEY}, auth_method="client_secret_post")
+            keys = {credentials(server, token_headers=one).cache_key for one in (None, {"x-api-key": self.KEY}, {"x-api-key": "b"})}
+
+        assert "***" in str(error)
+        assert_hidden(error, self.KEY, urllib.parse.quote(self.KEY, ""), log=repr(keys))
+        assert len(keys) == 3
 
     def test_of_the_headers_only_the_user_agent_goes_along(self):
         with Server(grant()) as server, OAuthSession(
@@ -3666,27 +4014,40 @@ class TestClientCredentials:
 
         assert headers["user-agent"] == "mine" and "x-key" not in headers
 
-    def test_secret_callable_is_called_for_each_fetch(self):
-        secrets = iter(["one", "two"])
-        with Server(grant()) as server:
-            fetch = credentials(server, lambda: next(secrets), auth_method="client_secret_post")
-            fetch(), fetch()
+    NOT_THIS_METHOD = {  # what servers say to one that they do not take
+        "RFC 6749": error_page("401 No", "invalid_client"), "at 400": error_page("400 No", "invalid_client"),
+        "at 200": error_page("200 OK", "invalid_client"), "401 alone": page("401 No"), "403 alone": page("403 No", b"<html>"),
+        "Auth0": error_page("401 No", "access_denied"), "ServiceNow": error_page("401 No", "server_error"),
+        "Keycloak": error_page("401 No", "unauthorized_client"), "403 with a code of its own": error_page("403 No", "forbidden"),
+        "without Basic": error_page("400 No", "invalid_request", error_description="client_id is missing"),
+    }
 
-        assert [form(one)[1] for one in server.requests] == ["client_secret=one", "client_secret=two"]
-
-    @pytest.mark.parametrize("refusal", [
-        error_page("400 No", "invalid_client"), error_page("401 No", "invalid_client"), page("401 No"), page("403 No"),
-        error_page("200 OK", "invalid_client")], ids=["400 code", "401 code", "401", "403", "200 code"])
-    def test_a_refused_client_is_tried_with_the_body_and_what_worked_is_remembered(self, refusal, caplog):
+    @pytest.mark.parametrize("refusals, sent", [(0, QUOTED_BASIC), (1, None), (2, RAW)], ids=["Basic", "body", "unencoded"])
+    @pytest.mark.parametrize("refusal", NOT_THIS_METHOD.values(), ids=NOT_THIS_METHOD)
+    def test_the_method_that_a_server_takes_is_found_remembered_and_logged(self, refusal, refusals, sent, caplog):
         caplog.set_level(logging.DEBUG)
-        with Server(refusal, grant()) as server:
+        with Server(*[refusal] * refusals, grant()) as server:
             fetch = credentials(server)
             fetch(), fetch()
-            proofs = [("authorization" in parsed(one)[1], FORM_SECRET in form(one)) for one in server.requests]
 
-        assert proofs == [(True, False), (False, True), (False, True)]
-        assert "client_secret_post" in caplog.text
-        assert_hidden(None, QUOTED_SECRET, QUOTED_BASIC, "t-1", log=caplog.text)
+        tried = ["Basic " + QUOTED_BASIC, None, "Basic " + RAW][:refusals + 1]
+        assert [parsed(one)[1].get("authorization") for one in server.requests] == [*tried, tried[-1]]
+        assert [FORM_SECRET in form(one) for one in server.requests[-2:]] == [sent is None] * 2
+        assert caplog.text.count("name it as auth_method") == min(refusals, 1)
+        assert_hidden(None, QUOTED_SECRET, QUOTED_BASIC, RAW, "t-1", log=caplog.text)
+
+    @pytest.mark.parametrize("secret, tried", [
+        ("plain", ["client_secret_basic", "client_secret_post"]),
+        (QUOTED_SECRET, ["client_secret_basic", "client_secret_post", "client_secret_basic_raw"])])
+    @pytest.mark.parametrize("refusal", NOT_THIS_METHOD.values(), ids=NOT_THIS_METHOD)
+    def test_a_wrong_secret_costs_a_request_for_each_reading_of_it(self, refusal, secret, tried):
+        with Server(refusal, error_page("401 No", "invalid_client", error_description="second")) as server:
+            with pytest.raises(RESPONSE) as caught:
+                ClientCredentials("c", secret, None, server.url)()
+
+        assert len(server.requests) == len(tried)
+        assert str(caught.value).endswith(f"auth_method (tried: {', '.join(tried)})") or caught.value.error == "forbidden"
+        assert "second" not in str(caught.value)
 
     def test_accepted_basic_is_remembered(self):
         with Server(grant(), error_page("401 No", "invalid_client")) as server:
@@ -3695,15 +4056,6 @@ class TestClientCredentials:
             with pytest.raises(CLIENT_ERROR):
                 fetch()
 
-        assert len(server.requests) == 2
-
-    def test_if_both_are_refused_the_first_error_is_raised_and_says_so(self):
-        with Server(error_page("401 No", "invalid_client", error_description="first"),
-                    error_page("400 No", "invalid_request", error_description="second")) as server:
-            error = refused(server)
-
-        assert (type(error), error.status, error.error_description) == (CLIENT_ERROR, 401, "first")
-        assert "client_secret_post" in str(error) and "second" not in str(error)
         assert len(server.requests) == 2
 
     @pytest.mark.parametrize("code", sorted(set(ERRORS_BY_CODE) - {"invalid_client", "invalid_request", "server_error",
@@ -3715,7 +4067,7 @@ class TestClientCredentials:
                 fetch()
             fetch()
 
-        assert type(caught.value) is ERRORS_BY_CODE[code] and "tried too" not in str(caught.value)
+        assert type(caught.value) is ERRORS_BY_CODE[code] and "tried" not in str(caught.value)
         assert [FORM_SECRET in form(one) for one in server.requests] == [False, True, True]
 
     @pytest.mark.parametrize("second", [error_page("400 No", "what_ever"), page("400 No"), page("200 OK", b"<html>")],
@@ -3724,14 +4076,7 @@ class TestClientCredentials:
         with Server(page("401 No"), second) as server:
             error = refused(server)
 
-        assert (type(error), error.status) == (CLIENT_ERROR, 401) and "tried too" in str(error)
-
-    @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post", "client_secret_basic_raw"])
-    def test_a_named_method_is_never_second_guessed(self, method):
-        with Server(page("401 No")) as server:
-            refused(server, auth_method=method)
-
-        assert len(server.requests) == 1
+        assert (type(error), error.status) == (CLIENT_ERROR, 401) and "(tried: " in str(error)
 
     @pytest.mark.parametrize("answer, kind, code, status, says", REFUSALS.values(), ids=REFUSALS)
     def test_refusal_becomes(self, clock, caplog, answer, kind, code, status, says):
@@ -3742,7 +4087,7 @@ class TestClientCredentials:
             again = pickle.loads(pickle.dumps(error))
 
         assert (type(error), error.error, error.status) == (kind, code, status)
-        assert str(status) in str(error) and says in str(error)
+        assert str(status) in str(error) and says in str(error) and "<" not in str(error)
         assert str(error).isprintable() and len(str(error)) < 1500
         assert len(error.error_description or "") <= 503 and (error.error_description or "").isprintable()
         assert (type(again), str(again), again.error, again.status) == (kind, str(error), code, status)
@@ -3768,27 +4113,15 @@ class TestClientCredentials:
 
         assert target.accepted == 0
 
-    @pytest.mark.parametrize("answer, kind, tries", [
-        (page("503 No"), TEMPORARY, 3), (page("429 No"), TEMPORARY, 3), (page("500 No"), BROKEN, 3), (None, TRANSPORT, 3),
-        (reset, TRANSPORT, 3), (error_page("400 No", "temporarily_unavailable"), TEMPORARY, 3),
-        (error_page("400 No", "server_error"), BROKEN, 3), ((page("200 OK", b"x" * 9)[:-3],), TRANSPORT, 3),
-        (page("400 No"), RESPONSE, 1), (page("404 No"), RESPONSE, 1), (page("501 No", b"{}"), BROKEN, 3),
-        (error_page("400 No", "invalid_scope"), oauth_session.OAuthInvalidScope, 1), (page("200 OK", b"no"), MALFORMED, 1)],
-        ids=["503", "429", "500", "hang-up", "reset", "temporarily_unavailable", "server_error", "cut short", "400", "404",
-             "501", "invalid_scope", "no token"])
-    def test_what_may_pass_is_tried_three_times_and_a_refusal_once(self, clock, answer, kind, tries):
+    @pytest.mark.parametrize("answer, kind", [
+        (page("503 No"), TEMPORARY), (None, TRANSPORT), (reset, TRANSPORT), ((page("200 OK", b"x" * 9)[:-3],), TRANSPORT),
+    ], ids=["503", "hang-up", "reset", "cut short"])  # fmt: skip
+    def test_what_may_pass_is_tried_three_times(self, clock, answer, kind):
         with Server(answer) as server:
             error = refused(server)
 
-        assert type(error) is kind
-        assert (len(server.requests), len(clock.sleeps)) == (tries, tries - 1)
-        assert all(0 <= wait <= limit for wait, limit in zip(clock.sleeps, (1, 2)))
-
-    def test_third_try_may_succeed(self, clock):
-        with Server(page("503 No"), None, grant()) as server:
-            assert credentials(server)().access_token == "t-1"
-
-        assert len(server.requests) == 3
+        assert (type(error), len(server.requests), len(clock.sleeps)) == (kind, 3, 2)
+        assert all(0 <= wait <= limit for wait, limit in zip(clock.sleeps, (0.5, 1)))
 
     def test_nobody_listening_is_tried_three_times(self, clock):
         with Server() as server:
@@ -3841,14 +4174,6 @@ class TestClientCredentials:
 
         assert server.accepted == 1
 
-    def test_a_session_tells_an_api_call_that_no_token_can_be_had(self):
-        with Server(page("400 No", b"nope")) as server, Server(page()) as api:
-            with OAuthSession("id", QUOTED_SECRET, None, server.url) as session, pytest.raises(RESPONSE) as caught:
-                session.get(api.url)
-
-        assert_hidden(caught.value, QUOTED_SECRET)
-        assert api.accepted == 0
-
     def test_no_cookie_is_kept(self):
         with Server(page("200 OK", b'{"access_token":"a"}', "Set-Cookie: a=b; Path=/")) as server:
             fetch = credentials(server)
@@ -3856,19 +4181,16 @@ class TestClientCredentials:
 
         assert "cookie" not in parsed(server.requests[1])[1]
 
-    @pytest.mark.parametrize("fault", ["self-signed", "wrong-name", "expired"])
-    def test_bad_certificate_names_the_way_out_and_is_tried_once(self, clock, certificates, fault):
+    @pytest.mark.parametrize("fault, advice", [
+        ("self-signed", "load_verify_locations"), ("wrong-name", "the certificate names"), ("expired", "renew it")])
+    def test_bad_certificate_names_its_way_out_and_is_tried_once(self, clock, certificates, fault, advice):
         context = None if fault == "self-signed" else certificates.trusting(fault)
         with Server(grant(), tls=certificates.server(fault)) as server:
             error = refused(server, context=context)
 
-        assert type(error) is TRANSPORT
-        assert "SSL_CERT_FILE" in str(error) and "context=" in str(error) and "127.0.0.1" in str(error)
+        assert type(error) is TRANSPORT and "127.0.0.1" in str(error)
+        assert [word for word in ("load_verify_locations", "the certificate names", "renew it") if word in str(error)] == [advice]
         assert (clock.sleeps, server.requests) == ([], [])
-
-    def test_good_certificate_is_accepted(self, certificates):
-        with Server(grant(), tls=certificates.server("good")) as server:
-            assert credentials(server, context=certificates.trusting("good"))().access_token == "t-1"
 
     def test_certificate_named_by_the_environment_is_trusted(self, certificates, monkeypatch):
         monkeypatch.setenv("SSL_CERT_FILE", str(certificates.path / "good.pem"))
@@ -3927,18 +4249,15 @@ class TestAssertionsAndDiscovery:
             assert "client_secret" not in fields and "authorization" not in parsed(request)[1]
         assert len({claims["jti"] for _, claims, _, _ in found}) == 3
 
-    @pytest.mark.parametrize("settings, audience", [
-        ({}, "{}/token"), ({"assertion_audience": "https://aud.example"}, "https://aud.example"),
-    ])
-    def test_audience_of_the_assertion(self, settings, audience):
+    def test_audience_of_the_assertion_may_be_named(self):
         with Server(grant()) as server:
-            credentials(server, auth_method="client_secret_jwt", **settings)()
+            credentials(server, auth_method="client_secret_jwt", assertion_audience="https://aud.example")()
 
-        assert claims_of(server.requests[0])[1]["aud"] == audience.format(server.url)
+        assert claims_of(server.requests[0])[1]["aud"] == "https://aud.example"
 
     @pytest.mark.parametrize("listed, algorithm", [
         (None, "HS256"), (["RS256", "HS512"], "HS512"), (["HS384", "HS512"], "HS384"), (["HS512", "HS256"], "HS256"),
-        ("HS512", "HS256"), ([], "HS256"),
+        ([], "HS256"),
     ])
     def test_algorithm_is_one_that_the_issuer_lists(self, listed, algorithm):
         field = {"token_endpoint_auth_signing_alg_values_supported": listed}
@@ -3963,7 +4282,7 @@ class TestAssertionsAndDiscovery:
         assert [f"cl41ms{n}" in request.decode() for n, request in zip((1, 2), server.requests)] == [True, True]
         assert_hidden(caught.value, "cl41ms1", "s1gnature1")
 
-    @pytest.mark.parametrize("wrong", ["", "a.b.c\n", "a b", "ä", 5, None, b"a.b.c", "https://x"], ids=repr)
+    @pytest.mark.parametrize("wrong", ["", "a.b.c\n", 5, None, "https://x"], ids=repr)
     def test_what_is_no_assertion_is_refused_before_anything_is_sent(self, wrong):
         with Server(grant()) as server:
             with pytest.raises(OAuthError, match="client_assertion"):
@@ -3974,39 +4293,48 @@ class TestAssertionsAndDiscovery:
 
         assert server.requests == []
 
-    @pytest.mark.parametrize("settings, words", [
-        ({"client_secret": "s", "client_assertion": "a.b.c"}, "client_secret and client_assertion"),
-        ({"client_secret": "s", "issuer": "https://i.example"}, "issuer and token_url"),
-        ({"client_assertion": "a.b.c", "auth_method": "client_secret_post"}, "client_assertion and auth_method"),
-        ({"client_secret": "s", "auth_method": "private_key_jwt"}, "client_secret and auth_method"),
-        ({"auth_method": "private_key_jwt"}, "needs client_assertion="),
-        ({"auth_method": "client_secret_jwt"}, "needs client_secret="), ({}, "client_assertion="),
-        ({"client_secret": "s", "assertion_audience": ["a"]}, "assertion_audience must be a str"),
+    @pytest.mark.parametrize("settings, both, spare", [
+        ({"client_secret": "s", "client_assertion": "a.b.c"}, "client_secret and client_assertion", "client_secret"),
+        ({"client_secret": "s", "issuer": "https://i.example"}, "issuer and token_url", "token_url"),
+        ({"client_assertion": "a.b.c", "auth_method": "client_secret_post"}, "client_assertion and auth_method", "client_assertion"),
+        ({"client_assertion": "a.b.c", "auth_method": "none"}, "client_assertion and auth_method", "client_assertion"),
+        ({"client_secret": "s", "auth_method": "private_key_jwt"}, "client_secret and auth_method", "client_secret"),
     ])
-    def test_what_contradicts_itself_is_said_before_anything_is_sent(self, settings, words):
-        for kind in (ClientCredentials, OAuthSession):
-            with pytest.raises((ValueError, TypeError), match=words):
-                kind(client_id="c", token_url="https://t.example/t", **settings)
+    def test_settings_that_contradict_each_other_are_named_wherever_they_are(self, settings, both, spare):
+        names = {"client_id": "c", "token_url": "https://t.example/t"}
+        environ = {"OAUTH_" + name.upper(): value for name, value in names.items()}
+        last, value = settings.popitem()
+        for make in (
+            lambda: ClientCredentials(**names, **settings, **{last: value}), lambda: OAuthSession(**names, **settings, **{last: value}),
+            lambda: type("Company", (OAuthSession,), {**names, **settings})(**{last: value}),
+            lambda: OAuthSession.from_env(environ=environ, **settings, **{last: value}),
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match=f"{both}.* contradict each other: leave one out, or pass {spare}=None"):
+                make()
 
-    @pytest.mark.parametrize("issuer", ["https://i.example/?a=b", "https://i.example/#x", "http://i.example", "i.example", 5])
-    def test_what_is_no_issuer_is_refused(self, issuer):
-        with pytest.raises((ValueError, TypeError), match="issuer"):
-            ClientCredentials("c", "s", issuer=issuer)
-
-    def test_an_argument_silences_its_rival_in_the_class(self):
+    def test_none_takes_a_setting_of_class_or_environment_away(self):
         class Company(OAuthSession):
             client_id, client_secret, token_url = "c", "s", "https://t.example/t"
 
-        class Other(OAuthSession):
-            client_id, client_assertion, issuer = "c", "a.b.c", "https://i.example"
+        environ = {"OAUTH_CLIENT_ID": "c", "OAUTH_CLIENT_SECRET": "s", "OAUTH_TOKEN_URL": "https://t.example/t"}
+        for make in (Company, functools.partial(OAuthSession.from_env, environ=environ)):
+            session = make(issuer="https://i.example", token_url=None, client_secret=None, client_assertion="a.b.c")
 
-        assert Company(issuer="https://i.example").token_url is None
-        assert Company(client_assertion="a.b.c")._credentials.auth_method == "private_key_jwt"
-        assert Company(auth_method="none")._credentials.auth_method == "none"
-        assert Other(token_url="https://t.example/t").issuer is None
-        assert Other(client_secret="s")._credentials.auth_method is None
-        assert Other(auth_method="tls_client_auth")._credentials.auth_method == "tls_client_auth"
-        assert "issuer='https://i.example'" in repr(Other()) + repr(Other()._credentials)
+            assert (session.issuer, session.token_url) == ("https://i.example", None)
+
+    @pytest.mark.parametrize("settings, words", [
+        ({"auth_method": "private_key_jwt"}, "needs client_assertion="), ({"auth_method": "client_secret_jwt"}, "needs client_secret="),
+        ({}, "client_secret is missing"),
+    ])
+    def test_what_a_method_needs_is_said_before_anything_is_sent(self, settings, words):
+        for kind in (ClientCredentials, OAuthSession):
+            with pytest.raises(ValueError, match=words):
+                kind(client_id="c", token_url="https://t.example/t", **settings)
+
+    @pytest.mark.parametrize("issuer", ["http://i.example", "i.example", 5])
+    def test_what_is_no_issuer_is_refused(self, issuer):
+        with pytest.raises((ValueError, TypeError), match="issuer"):
+            ClientCredentials("c", "s", issuer=issuer)
 
     @pytest.mark.parametrize("path, asked", [
         ("", "/.well-known/oauth-authorization-server"), ("/", "/.well-known/oauth-authorization-server"),
@@ -4030,17 +4358,16 @@ class TestAssertionsAndDiscovery:
         assert server.asked == ["/.well-known/oauth-authorization-server/t", "/t/.well-known/openid-configuration"] * 2
 
     @pytest.mark.parametrize("answer, kind, words", [
-        (lambda server: page("404 No"), MALFORMED, "/.well-known/openid-configuration"),
         (lambda server: page("404 No"), MALFORMED, "/.well-known/oauth-authorization-server answered 404"),
         (lambda server: page("200 OK", b"[]"), MALFORMED, "not a JSON object"),
-        (lambda server: metadata_of(server, issuer=server.url + "/"), MALFORMED, "is of issuer"),
+        (lambda server: metadata_of(server, issuer="https://sts.example/"), MALFORMED, "or token_url instead"),  # Azure AD B2C
         (lambda server: metadata_of(server, issuer=None), MALFORMED, "is of issuer 'None'"),
         (lambda server: metadata_of(server, token_endpoint=None), MALFORMED, "token_endpoint"),
         (lambda server: metadata_of(server, token_endpoint="http://evil.example/t"), MALFORMED, "https"),
         (lambda server: metadata_of(server, token_endpoint=["x"]), MALFORMED, "token_endpoint"),
         (lambda server: page("302 Go", b"", "Location: https://evil.example/"), MALFORMED, "302"),
         (lambda server: page("503 No"), oauth_session.OAuthTransportError, "answered 503"),
-        (lambda server: b"SSH-2.0\r\n\r\n", MALFORMED, "/.well-known/oauth-authorization-server"),
+        (lambda server: b"SSH-2.0\r\n\r\n", MALFORMED, "is issuer right"),
     ])
     def test_metadata_that_do_not_serve_are_an_error_that_names_the_url(self, answer, kind, words):
         with Issuer(lambda server, _: answer(server)) as server:
@@ -4049,7 +4376,7 @@ class TestAssertionsAndDiscovery:
 
         assert type(caught.value) is kind
         assert words in str(caught.value)
-        assert server.url + "/.well-known/" in str(caught.value)
+        assert server.url in str(caught.value)
         assert server.token_requests == []
 
     @pytest.mark.parametrize("second, kind, words, asked", [
@@ -4063,7 +4390,6 @@ class TestAssertionsAndDiscovery:
                 ClientCredentials("c", "s", issuer=server.url, timeout=60.0)()
 
         assert type(caught.value) is kind and words in str(caught.value)
-        assert "/.well-known/oauth-authorization-server was asked too" in str(caught.value)
         assert len(server.asked) == asked
 
     def test_an_issuer_that_cannot_be_reached_is_named(self):
@@ -4072,8 +4398,7 @@ class TestAssertionsAndDiscovery:
         with pytest.raises(oauth_session.OAuthTransportError) as caught:
             ClientCredentials("c", "s", issuer=url, timeout=2.0)()
 
-        assert url + "/.well-known/oauth-authorization-server" in str(caught.value)
-        assert "is issuer right" in str(caught.value)
+        assert url in str(caught.value) and "is issuer right" in str(caught.value)
 
     @pytest.mark.parametrize("fails, again", [(page("404 Gone"), True), (page("400 No"), False)])
     def test_metadata_are_read_again_after_a_404_but_not_within_a_minute(self, fails, again, clock):
@@ -4114,12 +4439,6 @@ class TestAssertionsAndDiscovery:
 
         assert ["authorization" in parsed(request)[1] for request in server.token_requests] == [True, False]
 
-    def test_rotation_at_the_last_try_is_no_foreign_error(self):
-        secrets = (f"s{number}" for number in itertools.count())
-        answers = [page("503 No"), page("503 No"), error_page("401 No", "invalid_client")]
-        with Server(*answers) as server, pytest.raises(oauth_session.OAuthInvalidClient):
-            ClientCredentials("c", lambda: next(secrets), None, server.url, auth_method="client_secret_post")()
-
     def test_an_http_error_of_a_callable_is_not_the_answer_of_the_api(self):
         def broken():
             raise urllib.error.HTTPError("https://elsewhere.example/", 200, "OK", http.client.HTTPMessage(), io.BytesIO())
@@ -4135,7 +4454,7 @@ class TestAssertionsAndDiscovery:
 
     def test_secrets_among_the_token_params_are_masked_too(self):
         with Server(error_page("400 No", "invalid_grant", error_description="got hunter2-hunter2")) as server:
-            error = refused(server, token_params={"grant_type": "password", "password": "hunter2-hunter2"})
+            error = refused(server, token_params={"grant_type": "password", "password": b"hunter2-hunter2"})
 
         assert "got ***" in str(error)
 
@@ -4154,31 +4473,6 @@ class TestAssertionsAndDiscovery:
             with pytest.raises(TypeError):
                 pickle.dumps(one)
         assert "a.b.c" not in repr(vars(OAuthSession("c", None, None, "https://t.example/t", client_assertion="a.b.c")))
-
-    @pytest.mark.parametrize("date, skewed", [("Thu Jan  1 00:00:00 1998", True), ("Thu, 01 Jan 99999999999 00:00:00 GMT", False)])
-    def test_dates_without_a_zone_or_sense(self, date, skewed):
-        with Server(page("400 No", b"", f"Date: {date}")) as server, pytest.raises(OAuthResponseError) as caught:
-            credentials(server)()
-
-        assert ("clock" in str(caught.value)) == skewed
-
-    def test_a_method_of_the_class_that_does_not_fit_gives_way(self):
-        class Company(OAuthSession):
-            client_id, auth_method, token_url = "c", "client_secret_post", "https://t.example/t"
-
-        assert Company(client_assertion="a.b.c")._credentials.auth_method == "private_key_jwt"
-        assert Company(client_secret="s")._credentials.auth_method == "client_secret_post"
-
-    @pytest.mark.parametrize("settings, environ", [
-        ({"issuer": "https://i.example"}, {}), ({"client_assertion": "a.b.c"}, {}),
-        ({"source": TokenSource(lambda: Token("t"))}, {"OAUTH_CACHE": "x"}),
-    ])
-    def test_what_is_given_goes_before_its_rivals_in_the_environment(self, settings, environ):
-        known = {"OAUTH_CLIENT_ID": "c", "OAUTH_CLIENT_SECRET": "s", "OAUTH_TOKEN_URL": "https://t.example/t"}
-
-        session = OAuthSession.from_env(environ={**known, **environ}, **settings)
-
-        assert session.issuer == settings.get("issuer")
 
     @pytest.mark.parametrize("listed, seen", [
         (["client_secret_post"], "post"), (["private_key_jwt", "client_secret_jwt"], "jwt"),
@@ -4205,7 +4499,7 @@ class TestAssertionsAndDiscovery:
 
     def test_refused_client_asks_a_secret_callable_once_more(self):
         def refuse(number):
-            return error_page("401 No", "invalid_client", error_description=str(number))
+            return error_page("401 No", "access_denied", error_description=str(number))
 
         secrets = iter(["old", "new", "newer", "newer", "newer"])
         with Server(refuse(1), grant(), refuse(2), refuse(3)) as server:
@@ -4217,40 +4511,17 @@ class TestAssertionsAndDiscovery:
         sent = [dict(urllib.parse.parse_qsl(parsed(request)[2].decode()))["client_secret"] for request in server.requests]
         assert sent == ["old", "new", "newer"]
 
-    @pytest.mark.parametrize("answer, settings, words", [
-        (error_page("400 No", "invalid_scope"), {"scope": "read write"}, "scope was 'read write'"),
-        (error_page("401 No", "invalid_client"), {"auth_method": "client_secret_basic"}, "client_secret_basic_raw"),
-        (error_page("401 No", "invalid_client"), {"auth_method": "client_secret_basic"}, "client_secret_post"),
-        (error_page("401 No", "invalid_client"), {}, "client_secret_basic_raw"),
-        (error_page("400 No", "invalid_client"), {"auth_method": "client_secret_jwt"}, "/token'"),
-        (error_page("400 No", "invalid_client"), {"auth_method": "client_secret_jwt", "assertion_audience": "x"},
-         "the assertion's aud was 'x'; some servers want 'http://127.0.0.1:"),
-        (error_page("400 No", "unsupported_grant_type"), {}, "have client_credentials enabled"),
-        (error_page("400 No", "what_ever"), {}, "see the server's documentation"),
-        (page("400 No", b"", "Date: Thu, 01 Jan 1998 00:00:00 GMT"), {}, "ahead of the server's"),
-        (page("400 No", b"", "Date: Thu, 01 Jan 2099 00:00:00 GMT"), {}, "behind the server's"),
+    @pytest.mark.parametrize("answer, words", [
+        (error_page("401 No", "access_denied"), "check client_id, client_secret"), (error_page("400 No", "invalid_request"), "auth_method"),
+        (error_page("400 No", "invalid_scope"), "check scope"), (error_page("400 No", "unauthorized_client"), "for this client"),
+        (error_page("400 No", "unsupported_grant_type"), "at this server"), (error_page("400 No", "what_ever"), "documentation"),
+        (page("200 OK", b"<html>"), "is token_url right"),
     ])
-    def test_refusal_names_its_usual_cause(self, answer, settings, words):
+    def test_a_refusal_says_what_to_check(self, answer, words):
         with Server(answer) as server:
-            error = refused(server, **settings)
-
-        assert words in str(error)
-
-    @pytest.mark.parametrize("answer, secret", [
-        (error_page("401 No", "invalid_client"), "plain"), (page("400 No", b"", "Date: nonsense"), "plain"),
-        (error_page("400 No", "unauthorized_client"), "p l a i n"),
-    ])
-    def test_refusal_names_no_cause_that_it_cannot_have(self, answer, secret):
-        with Server(answer) as server, pytest.raises(OAuthResponseError) as caught:
-            ClientCredentials("c", secret, None, server.url, auth_method="client_secret_basic")()
-
-        assert not any(word in str(caught.value) for word in ("raw", "clock", "scope was", "aud was"))
-
-    def test_automatic_method_does_not_advise_what_it_tried(self):
-        with Server(error_page("401 No", "invalid_client")) as server:
             error = refused(server)
 
-        assert str(error).endswith("try auth_method client_secret_basic_raw (client_secret_post was tried too, and refused as well)")
+        assert words in str(error)
 
     PROVIDERS = {
         "Auth0": {"audience": "https://api.example.com"}, "Microsoft Entra": {"scope": "https://graph.microsoft.com/.default"},
@@ -4319,6 +4590,94 @@ def certificates(tmp_path_factory):
     return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
+# -- URLs: origins, loopback, the https rule, encoding ----------------------------------------------------------------
+
+
+class Word(str, enum.Enum):
+    """What str() of a member is not what goes out."""
+
+    VALUE = "value"
+    PURGE = "purge"
+
+
+class TestURLs:
+    """What is sent is what RFC 3986 allows, and no two readers take a host for different ones."""
+
+    SENT = {  # path and query as a caller writes them: as they are sent
+        "": "/", "/": "/", "?q": "/?q", "/a b": "/a%20b", "/\u00fc?\u00f6=\u00e4": "/%C3%BC?%C3%B6=%C3%A4", "/\U0001f600": "/%F0%9F%98%80",
+        '/<>"{}|^`\\': "/%3C%3E%22%7B%7D%7C%5E%60%5C", '?<>"{}|^`\\': "/?%3C%3E%22%7B%7D%7C%5E%60%5C",
+        "/[1]?a[]=[x]": "/%5B1%5D?a%5B%5D=%5Bx%5D", "/%20%zz%": "/%20%25zz%25", "/100%?p=5%&q=%4": "/100%25?p=5%25&q=%254",
+        "/%c3%bc%2F%2f?%26": "/%c3%bc%2F%2f?%26", "/-._~!$&'()*+,;=:@": "/-._~!$&'()*+,;=:@",
+        "/x?-._~!$&'()*+,;=:@/?": "/x?-._~!$&'()*+,;=:@/?", "//a//b/../c/.": "//a//b/../c/.", "/x?a=b+c#part?/": "/x?a=b+c",
+        "/x#": "/x", "/a;b=c?http://u@h/": "/a;b=c?http://u@h/", "/\u2028\x85x": "/%E2%80%A8%C2%85x",
+    }  # fmt: skip
+
+    def test_what_a_uri_may_not_contain_is_percent_encoded_and_nothing_else(self):
+        with Server(page()) as server, OAuthSession(source=TokenSource(lambda: Token("T0KEN"))) as session:
+            for text in self.SENT:
+                session.get(server.url + text)
+                session.open(urllib.request.Request(server.url + text)).close()
+
+        targets = [parsed(request)[0].split(" ")[1] for request in server.requests]
+        assert targets == [target for target in self.SENT.values() for _ in range(2)]
+
+    @pytest.mark.parametrize("host, says", [
+        ("stra\u00dfe.example", "xn--"), ("STRA\u1e9eE.example", "xn--"), ("\u03b2\u03cc\u03bb\u03bf\u03c2.example", "xn--"),
+        ("a\u200db.example", "xn--"), ("\u0646\u0627\u0645\u0647\u200c\u0627\u06cc.example", "xn--"),
+        ("\U0001f600.example", "xn--"), ("\u2603.example", "xn--"), ("auth.example\uff0f.evil.example", "xn--"),
+        ("auth.example\uff20evil.example", "xn--"), ("auth.example\uff1a1.evil.example", "xn--"), ("auth.example\u2044x.example", "xn--"),
+        ("user@auth.example", "user name"), ("user:s3cret@auth.example", "user name"), ("auth%2eexample", "%"),
+        ("auth.example\\.evil.example", ""), ("auth example", ""), ("auth..example", ""), (".auth.example", ""), ("", ""),
+        ("a" * 64 + ".example", ""), ("[::1", ""), ("::1", ""), ("[::1%25eth0]", ""), ("auth.example:0", "port"), ("auth.example:65536", "port"),
+        ("auth.example:x", ""), ("auth.example:\u0661", ""), ("auth.example\n", "control"), ("auth.example/\r\nX: y", "control"), ("auth.example/\0", "control"),
+        ("\ud800.example", ""),
+    ], ids=ascii)  # fmt: skip
+    @pytest.mark.parametrize("name", ["token_url", "base_url"])
+    def test_a_host_that_two_readers_could_take_for_different_ones_is_refused(self, name, host, says):
+        settings = {"client_id": CLIENT, "client_secret": SECRET, "token_url": "https://auth.example", name: "https://" + host}
+        with pytest.raises(ValueError, match=name) as caught:
+            OAuthSession(**settings)
+
+        assert says in str(caught.value)
+        assert "s3cret" not in str(caught.value)
+
+    @pytest.mark.parametrize("url, allowed", [
+        ("https://auth.example", True), ("HTTPS://AUTH.example", True), ("http://auth.example", False), ("HTTP://auth.example", False),
+        ("http://localhost", True), ("http://LOCALHOST:8080/x", True), ("http://127.0.0.1", True), ("http://127.255.1.2:1", True),
+        ("http://[::1]:1/", True), ("http://localhost.", False), ("http://localhost.example", False), ("http://a.localhost", False),
+        ("http://127.0.0.1.example", False), ("http://127.1", False), ("http://127.0.0.256", False), ("http://128.0.0.1", False),
+        ("http://0.0.0.0", False), ("http://127.00.0.1", False), ("http://[::2]", False), ("http://[::ffff:127.0.0.1]", False), ("http://2130706433", False),
+        ("http://\uff11\uff12\uff17.0.0.1", True),  # the digits are those of 127
+    ], ids=ascii)  # fmt: skip
+    def test_http_is_for_loopback_or_with_allow_http(self, url, allowed):
+        OAuthSession(CLIENT, SECRET, None, url, allow_http=True)
+        if allowed:
+            OAuthSession(CLIENT, SECRET, None, url)
+        else:
+            with pytest.raises(ValueError, match="token_url must start with https"):
+                OAuthSession(CLIENT, SECRET, None, url)
+
+    def test_text_of_the_caller_goes_out_as_it_is(self):
+        headers = {"X-Bytes": b"a\xe9", "X-Latin": "\xe9", "X-Enum": Word.VALUE, b"X-Name": "n", Word.VALUE: "k"}
+        with Server(page()) as server, OAuthSession(source=TokenSource(lambda: Token("T0KEN"))) as session:
+            for method in ("propfind", b"Purge", Word.PURGE):
+                session.request(method, server.url, headers=headers)
+
+        seen = [parsed(request) for request in server.requests]
+        assert [first.split(" ")[0] for first, _, _ in seen] == ["PROPFIND", "PURGE", "PURGE"]
+        names = ("x-bytes", "x-latin", "x-enum", "x-name", "value")
+        assert [seen[0][1][name] for name in names] == ["a\xe9", "\xe9", "value", "n", "k"]
+
+    @pytest.mark.parametrize("value", [5, 1.5, True, ["a"], ("a",), bytearray(b"a"), {"a": "b"}], ids=repr)
+    def test_a_header_that_is_neither_str_nor_bytes_sends_nothing(self, value):
+        fetched = []
+        with Server(page()) as server, OAuthSession(source=TokenSource(lambda: fetched.append(1) or Token("t"))) as session:
+            with pytest.raises(TypeError, match="headers"):
+                session.get(server.url, headers={"X-A": value})
+
+        assert (fetched, server.accepted) == ([], 0)
+
+
 # -- Transport: kept-alive connections, strict framing ----------------------------------------------------------------
 
 CHUNKED = HEAD_200 + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -4328,12 +4687,8 @@ SECOND = page("200 OK", b"second")
 SMUGGLED = page("200 OK", b"smuggled")
 
 
-def lines(count):
-    return HEAD_200 + b"Content-Length: 5\r\n" + b"X-Filler: y\r\n" * (count - 1) + b"\r\nhello"
-
-
-def sized(line, count):
-    return HEAD_200 + b"Content-Length: 5\r\n" + (b"X: " + b"y" * (line - 3) + b"\r\n") * count + b"\r\nhello"
+def padded(headers):
+    return HELLO.replace(b"\r\n", b"\r\n" + headers, 1)
 
 
 READ = {  # answer, status, content, connections that two calls take (None: either)
@@ -4350,15 +4705,25 @@ READ = {  # answer, status, content, connections that two calls take (None: eith
     "Connection: close": (page("200 OK", b"hello", "Connection: x, Close"), 200, b"hello", 2),
     "no reason": (HELLO.replace(b" OK", b"", 1), 200, b"hello", 1), "empty reason": (HELLO.replace(b"OK", b"", 1), 200, b"hello", 1),
     "status 999": (HELLO.replace(b"200 OK", b"999 Odd", 1), 999, b"hello", 1),
-    "204": (b"HTTP/1.1 204 None\r\n\r\n", 204, b"", 1), "204 with length": (b"HTTP/1.1 204 None\r\nContent-Length: 5\r\n\r\n", 204, b"", 1),
+    "204": (b"HTTP/1.1 204 None\r\n\r\n", 204, b"", 1), "204 with length": (b"HTTP/1.1 204 None\r\nContent-Length: 5\r\n\r\n", 204, b"", 2),
     "204 and more": (b"HTTP/1.1 204 None\r\n\r\n" + SMUGGLED, 204, b"", 2),
     "304": (b"HTTP/1.1 304 Same\r\nContent-Length: 5\r\n\r\n", 304, b"", 1),
     "304 and more": (b"HTTP/1.1 304 Same\r\n\r\n" + SMUGGLED, 304, b"", 2),
     "100 before": (b"HTTP/1.1 100 Continue\r\n\r\n" + HELLO, 200, b"hello", 1),
     "103 before": (b"HTTP/1.1 103 Hints\r\nLink: x\r\nContent-Length: 9\r\n\r\n" * 3 + HELLO, 200, b"hello", 1),
     "folded header": (HEAD_200 + b"X: a\r\n\tb\r\nContent-Length: 5\r\n\r\nhello", 200, b"hello", None),
-    "bare LF": (HELLO.replace(b"\r\n", b"\n"), 200, b"hello", None), "100 lines": (lines(100), 200, b"hello", 1),
-    "a line of 60 KiB": (sized(60 << 10, 1), 200, b"hello", 1), "240 KiB of lines": (sized(60 << 10, 4), 200, b"hello", 1),
+    "bare LF": (HELLO.replace(b"\r\n", b"\n"), 200, b"hello", None), "10000 headers": (padded(b"X: y\r\n" * 10000), 200, b"hello", 1),
+    "a header of 250 KiB": (padded(b"X: %s\r\n" % (b"y" * (250 << 10))), 200, b"hello", 1),
+    "identity": ((HEAD_200 + b"Transfer-Encoding: Identity\r\n\r\nhello",), 200, b"hello", 2),
+    "identity and length": (HEAD_200 + b"Transfer-Encoding: identity\r\nContent-Length: 5\r\n\r\nhello", 200, b"hello", None),
+    "HTTP/1.0 kept alive": (page("200 OK", b"hello", "Connection: keep-alive").replace(b"1.1", b"1.0", 1), 200, b"hello", 2),
+    "HTTP/1.0 in chunks": (CHUNKED.replace(b"1.1", b"1.0", 1) + b"5\r\nhello\r\n0\r\n\r\n", 200, b"hello", 2),
+    "close among headers": (page("200 OK", b"hello", "Connection: x", "connection: CLOSE"), 200, b"hello", 2),
+    "no body, then close": (page("200 OK", b"", "Connection: close"), 200, b"", 2),
+    "204 in chunks": (b"HTTP/1.1 204 None\r\nTransfer-Encoding: chunked\r\n\r\n", 204, b"", 1),
+    "20 interim": (b"HTTP/1.1 103 Hints\r\n\r\n" * 20 + HELLO, 200, b"hello", 1),
+    "chunk of size 000": (CHUNKED + b"5\r\nhello\r\n000\r\n\r\n", 200, b"hello", 1),
+    "blanks after a chunk size": (CHUNKED + b"5 \t\r\nhello\r\n0\r\n\r\n", 200, b"hello", 1),
     "second answer": (HELLO + SMUGGLED, 200, b"hello", 2), "one byte more": (HELLO + b"\n", 200, b"hello", 2),
     "second answer after chunks": (CHUNKED + b"5\r\nhello\r\n0\r\n\r\n" + SMUGGLED, 200, b"hello", 2),
 }
@@ -4370,10 +4735,18 @@ REFUSED = {
         b"-5", b"+5", b"0x5", b"", b"0_5", b" 5", b"g", b";a", b"5 5", b"F" * 17, b"5" * 5000, b"\xb2")},
     "chunk too long": CHUNKED + b"4\r\nhello\r\n0\r\n\r\n", "chunk too short": CHUNKED + b"7\r\nhello\r\n0\r\n\r\n",
     **{f"coding {value}": HEAD_200 + b"Transfer-Encoding: " + value.encode() + b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n" for value in (
-        "gzip", "identity", "gzip, chunked", "chunked, chunked", "xchunked", "chunked;a", "")},
+        "gzip", "gzip, chunked", "chunked, chunked", "identity, chunked", "xchunked", "chunked;a", "")},
+    "coding and length": HEAD_200 + b"Transfer-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello",
+    "no coding and length": HEAD_200 + b"Transfer-Encoding:\r\nContent-Length: 5\r\n\r\nhello",
+    "chunked twice": HEAD_200 + b"Transfer-Encoding: chunked\r\n" * 2 + b"\r\n5\r\nhello\r\n0\r\n\r\n",
+    "length and bad length": HEAD_200 + b"Transfer-Encoding: chunked\r\nContent-Length: x\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "trailers over 256 KiB": CHUNKED + b"5\r\nhello\r\n0\r\n" + b"X: y\r\n" * 50000 + b"\r\n",
+    "chunk extension over 256 KiB": CHUNKED + b"5;" + b"x" * (256 << 10) + b"\r\nhello\r\n0\r\n\r\n",
+    "only a 100": (b"HTTP/1.1 100 Continue\r\n\r\n",),
     "bad trailer": CHUNKED + b"5\r\nhello\r\n0\r\nno colon\r\n\r\n", "101": b"HTTP/1.1 101 Up\r\nUpgrade: x\r\n\r\n" + HELLO,
-    "1000 interim": b"HTTP/1.1 103 Hints\r\n\r\n" * 1000 + HELLO, "102 lines": lines(102), "a line over 64 KiB": sized(65 << 10, 1),
-    "over 256 KiB of lines": sized(60 << 10, 5), "long status line": b"HTTP/1.1 200 " + b"a" * (65 << 10) + b"\r\n\r\n",
+    "21 interim": b"HTTP/1.1 103 Hints\r\n\r\n" * 21 + HELLO, "headers over 256 KiB": padded(b"X: y\r\n" * 50000),
+    "a header over 256 KiB": padded(b"X: %s\r\n" % (b"y" * (256 << 10))),
+    "status line over 256 KiB": HELLO.replace(b"OK", b"a" * (256 << 10), 1),
     **{f"status line {line!r}": line + b"\r\nContent-Length: 5\r\n\r\nhello" for line in (
         b"HTTP/1.1 2000 OK", b"HTTP/1.1 99 OK", b"HTTP/1.1 +20 OK", b"HTTP/1.1 2_0 OK", b"HTTP/1.1  200 OK", b"HTTP/2 200 OK",
         b"HTTP/1.12 200 OK", b"ICY 200 OK", b"http/1.1 200 OK", b"HTTP/1.1", b"HTTP/1.1 \xb2\xb2\xb2 OK", b"", b"220 smtp")},
@@ -4385,6 +4758,16 @@ REFUSED = {
 }
 
 
+def unchunked(body):
+    """The content of a request's body that came in chunks, all of which must be well-formed."""
+    content = b""
+    while not body.startswith(b"0\r\n"):
+        size, _, body = body.partition(b"\r\n")
+        size = int(size, 16)
+        assert body[size:size + 2] == b"\r\n"
+        content, body = content + body[:size], body[size + 2:]
+    assert body == b"0\r\n\r\n"
+    return content
 
 
 class Early(Server):
@@ -4642,7 +5025,7 @@ class TestTransport:
             bodies = [parsed(one)[2] for one in server.requests]
 
         assert bodies[:2] == [b"small", b"x" * 3000000]
-        assert bodies[2] == b"2\r\nab\r\n10000\r\n" + b"c" * 65536 + b"\r\n1170\r\n" + b"c" * 4464 + b"\r\n0\r\n\r\n"
+        assert unchunked(bodies[2]) == b"ab" + b"c" * 70000
         assert server.accepted == 1
 
     @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a reset takes the answer away with it")
@@ -4660,29 +5043,11 @@ class TestTransport:
 
         assert server.accepted == 1
 
-    def test_gzip_is_asked_for_and_undone(self, session):
-        packed = page("200 OK", gzip.compress(b"hel") + gzip.compress(b"lo"), "Content-Encoding: gzip")
-        with Server(packed) as server:
-            assert session.get(server.url).content == b"hello"
-            assert parsed(server.requests[0])[1]["accept-encoding"] == "gzip"
-
-    @pytest.mark.parametrize("headers", [{"Range": "bytes=0-4"}, {"Accept-Encoding": "gzip"}], ids=str)
-    def test_gzip_is_left_alone_where_the_caller_has_a_say(self, session, headers):
-        packed = gzip.compress(b"hello")
-        with Server(page("200 OK", packed, "Content-Encoding: gzip")) as server:
-            assert session.get(server.url, headers=headers).content == packed
-            with session.open(server.url) as answer:
-                assert answer.read() == packed
-
-        assert "gzip" not in parsed(server.requests[1])[1].get("accept-encoding", "")
-
-    @pytest.mark.parametrize("kind", ["gzip over the bound", "not gzip", "cut short"])
-    def test_bad_gzip_is_a_url_error(self, session, kind):
+    def test_gzip_that_unpacks_to_more_than_64_mib_is_a_url_error(self, session):
         pack = zlib.compressobj(9, zlib.DEFLATED, 31)
         bomb = b"".join([pack.compress(bytes(1 << 20)) for _ in range(65)]) + pack.flush()
-        body = {"gzip over the bound": bomb, "not gzip": b"hello", "cut short": gzip.compress(b"hello")[:-1]}[kind]
-        with Server(page("200 OK", body, "Content-Encoding: gzip")) as server:
-            with pytest.raises(urllib.error.URLError, match="open" if body is bomb else "gzip"):
+        with Server(page("200 OK", bomb, "Content-Encoding: gzip")) as server:
+            with pytest.raises(urllib.error.URLError, match="open"):
                 session.get(server.url)
 
     def test_https_goes_through_one_tunnel_which_never_sees_the_token(self, certificates):
@@ -4700,20 +5065,23 @@ class TestTransport:
         assert b"T0KEN" not in proxy.requests[0] and b"roxy" not in api.requests[0]
         assert parsed(api.requests[0])[1]["authorization"] == "Bearer T0KEN"
 
-    @pytest.mark.parametrize("early", [page("413 Large", b"too large"), b""], ids=["answers", "is silent"])
-    def test_server_that_stops_reading_is_asked_once_for_an_early_answer(self, early):
+    @pytest.mark.parametrize("early", [page("413 Large", b"too large"), page("413 Large"), b""],
+                             ids=["answers", "answers without a body", "is silent"])
+    def test_server_that_stops_reading_is_asked_once_for_an_early_answer(self, session, early):
         def stall(sock):
             sock.sendall(early)
             server.closing.wait(PATIENCE)
 
-        with Early(stall) as server, OAuthSession(source=TokenSource(lambda: Token("T0KEN")), timeout=0.5) as session:
+        with Early(stall, SECOND) as server:
             try:
-                seen = session.post(server.url, data=bytes(32 << 20)).content
+                seen = session.post(server.url, data=bytes(32 << 20), timeout=0.5).content
             except urllib.error.URLError as error:
                 seen = str(error)
+            second = session.get(server.url, timeout=PATIENCE / 2)
 
-        assert seen == (b"too large" if early else f"{server.url} gave no answer: timed out")
-        assert server.accepted == 1
+        silent = f"{server.url} took no more of the request: timed out"
+        assert seen == (early.partition(b"\r\n\r\n")[2] if early else silent)
+        assert (second.content, server.accepted) == (b"second", 2)  # half a body was sent on the first
 
     @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the reset may arrive before the alert")
     @pytest.mark.parametrize("size", [10, 200000])
@@ -4725,34 +5093,207 @@ class TestTransport:
                 with pytest.raises(urllib.error.URLError, match=r"(?i)alert|certificate required"):
                     session.post(server.url, data=bytes(size))
 
+    @pytest.mark.parametrize("answer", [
+        HELLO, page(), CHUNKED + b"5\r\nhello\r\n0\r\n\r\n", b"HTTP/1.1 204 None\r\n\r\n", b"HTTP/1.1 304 Same\r\n\r\n",
+    ], ids=["length", "length 0", "chunked", "204", "304"])  # fmt: skip
+    def test_connection_that_the_caller_closes_is_not_used_again(self, session, answer):
+        with Server(answer, SECOND) as server:
+            session.get(server.url, headers={"connection": "Close"})
+            second = session.post(server.url)
+
+        assert parsed(server.requests[0])[1]["connection"] == "Close"
+        assert (second.content, server.accepted) == (b"second", 2)
+
+    WAYS = {  # of reading what open() returns
+        "read": lambda answer: answer.read(), "read 3": lambda answer: list(iter(lambda: answer.read(3), b"")),
+        "read1": lambda answer: list(iter(answer.read1, b"")), "readinto": lambda answer: list(iter(lambda: answer.readinto(bytearray(3)), 0)),
+        "lines": list, "copy": lambda answer: shutil.copyfileobj(answer, io.BytesIO()),
+    }  # fmt: skip
+
+    @pytest.mark.parametrize("answer", [
+        (LENGTH + b"9\r\n\r\nhello",), (CHUNKED + b"9\r\nhello",), (CHUNKED + b"5\r\nhello",), (CHUNKED + b"5\r\nhello\r\n",),
+        (CHUNKED + b"5\r\nhello\r\n0\r\n",), CHUNKED + b"5\r\nhello\r\nx\r\n", CHUNKED + b"5\r\nhelloxx0\r\n\r\n",
+    ], ids=["length", "chunk", "chunk without its end", "no last chunk", "trailers", "bad size", "bad end"])  # fmt: skip
+    @pytest.mark.parametrize("way", WAYS)
+    def test_body_that_is_cut_off_is_a_url_error_however_it_is_read(self, session, way, answer):
+        with Server(answer) as server, session.open(server.url) as opened:
+            with pytest.raises(urllib.error.URLError):
+                self.WAYS[way](opened)
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_body_that_is_whole_ends_however_it_is_read(self, session, way):
+        bodies = (LENGTH + b"6\r\n\r\nhel\nlo", CHUNKED + b"4\r\nhel\n\r\n2\r\nlo\r\n0\r\n\r\n")
+        with Server(*bodies, SECOND) as server:
+            for _ in bodies:
+                with session.open(server.url) as opened:
+                    self.WAYS[way](opened)
+            second = session.get(server.url)
+
+        assert (second.content, server.accepted) == (b"second", 1)
+
+    @staticmethod
+    def make_body(kind, path):
+        """A body that sends b"hello"; None for a pipe's writing end."""
+        (path / "file").write_bytes(b"12hello")
+        with gzip.open(str(path / "packed"), "wb") as packed:
+            packed.write(b"hello")
+        if kind == "pipe":
+            reading, writing = os.pipe()
+            os.write(writing, b"hello")
+            os.close(writing)
+            return os.fdopen(reading, "rb")
+        body = {
+            "bytes": lambda: b"hello", "bytearray": lambda: bytearray(b"hello"), "memoryview": lambda: memoryview(b"hello"),
+            "BytesIO": lambda: io.BytesIO(b"12hello"), "file": lambda: open(str(path / "file"), "rb"),
+            "unbuffered file": lambda: open(str(path / "file"), "rb", 0), "file for both": lambda: open(str(path / "file"), "r+b"),
+            "generator": lambda: (b"%c" % letter for letter in b"hello"), "list": lambda: [b"hel", b"", b"lo"],
+            "GzipFile": lambda: gzip.open(str(path / "packed")),
+        }[kind]()  # fmt: skip
+        if hasattr(body, "seek") and kind != "GzipFile":
+            body.seek(2)
+        return body
+
+    @pytest.mark.parametrize("kind, known", [
+        ("bytes", True), ("bytearray", True), ("memoryview", True), ("BytesIO", True), ("file", True), ("unbuffered file", True), ("file for both", True),
+        ("generator", False), ("list", False), ("GzipFile", False), ("pipe", False),
+    ])  # fmt: skip
+    @pytest.mark.parametrize("said", [None, "5", "3", "9"], ids=["nothing said", "said", "said too little", "said too much"])
+    def test_content_length_is_that_of_the_body_where_it_is_known(self, session, tmp_path, kind, known, said):
+        body, headers = self.make_body(kind, tmp_path), {"Content-Length": said} if said else {}
+        wrong = not known and said in ("3", "9")
+        with Server(page()) as server, contextlib.ExitStack() as stack:
+            if hasattr(body, "close"):
+                stack.callback(body.close)
+            request = urllib.request.Request(server.url, body, headers)
+            if wrong:
+                with pytest.raises(ValueError, match="Content-Length"):
+                    session.open(request)
+                assert server.requests == [] or said == "3"  # so much of it may have been sent
+                assert session.get(server.url).status == 200
+                assert server.accepted == 2
+                return
+            session.open(request).close()
+
+        _, headers, content = parsed(server.requests[0])
+        length, coding = headers.get("content-length"), headers.get("transfer-encoding")
+        assert (length, coding) == (("5", None) if known or said else (None, "chunked"))
+        assert (unchunked(content) if coding else content) == b"hello"
+
+    @pytest.mark.parametrize("method, length", [("GET", None), ("DELETE", None), ("POST", "0"), ("PUT", "0"), ("PATCH", "0")])
+    def test_no_body_has_a_length_where_a_method_expects_one(self, session, method, length):
+        with Server(page()) as server:
+            session.request(method, server.url)
+
+        headers = parsed(server.requests[0])[1]
+        assert (headers.get("content-length"), headers.get("transfer-encoding")) == (length, None)
+
+    @pytest.mark.parametrize("usable", [True, False], ids=["another works", "none works"])
+    def test_an_address_family_that_this_machine_lacks_is_skipped_and_names_are_str(self, session, monkeypatch, usable):
+        real, asked = socket.getaddrinfo, []
+
+        def getaddrinfo(host, port, *more):
+            asked.append(host)
+            strange = (250, socket.SOCK_STREAM, 0, "", ("?", 1))  # no system has this family
+            return [strange, *(real("127.0.0.1", port, *more) if usable else [])]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        with Server(HELLO) as server:
+            url = server.url.replace("127.0.0.1", "localhost")
+            if usable:
+                assert session.get(url).content == b"hello"
+            else:
+                with pytest.raises(urllib.error.URLError, match="localhost"):
+                    session.get(url)
+
+        assert [(type(host), host) for host in asked] == [(str, "localhost")]
+
+    def test_a_dead_address_is_followed_by_the_next_one(self, session, monkeypatch):
+        real = socket.getaddrinfo
+        with Server() as dead:
+            pass
+        dead_port = int(dead.place.rpartition(":")[2])
+        monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, *more: [*real(host, dead_port, *more), *real(host, port, *more)])
+        with Server(HELLO) as server:
+            assert session.get(server.url).content == b"hello"
+
+    # Proxies
+
+    def through_proxy(self, proxy, how, monkeypatch, call):
+        """The error of a call through a proxy, which is one of the environment or of a handler."""
+        settings = {"allow_http": True, "timeout": 1.0}  # only a silent server makes a call last that long
+        if how == "environment":
+            monkeypatch.setenv("https_proxy", proxy)
+            monkeypatch.setenv("http_proxy", proxy)
+        else:
+            settings["handlers"] = [urllib.request.ProxyHandler({"https": proxy, "http": proxy})]
+        if call == "token":
+            settings.update(client_id=CLIENT, client_secret=SECRET, token_url="https://127.0.0.1:1/token")
+        else:
+            settings["source"] = TokenSource(lambda: Token("T0KEN"))
+        with OAuthSession(**settings) as session, pytest.raises(urllib.error.URLError) as caught:
+            session.source.token()
+            session.get("http://api.example/" if call == "http" else "https://127.0.0.1:1/")
+        assert isinstance(caught.value, oauth_session.OAuthTransportError) == (call == "token")
+        assert not isinstance(caught.value, urllib.error.HTTPError)
+        assert_hidden(caught.value, "T0KEN", SECRET, "pr0xy-pass", base64.b64encode(b"user:pr0xy-pass").decode())
+        return str(caught.value)
+
+    @pytest.mark.parametrize("call", ["API", "http", "token"])
+    @pytest.mark.parametrize("how", ["environment", "handler"])
+    @pytest.mark.parametrize("scheme", ["socks5", "socks5h", "SOCKS4", "https"])
+    def test_proxy_that_is_not_spoken_to_in_http_is_refused_before_a_byte_is_sent(self, monkeypatch, scheme, how, call):
+        with Server(page("502 No")) as proxy:
+            text = self.through_proxy(f"{scheme}://user:pr0xy-pass@{proxy.place}", how, monkeypatch, call)
+
+        assert proxy.accepted == 0
+        assert f"the proxy {scheme}://{proxy.place} cannot be used" in text and "http://host:port" in text
+
+    @pytest.mark.parametrize("call", ["API", "http", "token"])
+    @pytest.mark.parametrize("answer, says", [
+        ("dead", "gave no answer: "), (lambda sock: sock.recv(1) and None, "gave no answer: timed out"), (None, "gave no answer: "),
+    ], ids=["dead", "silent", "hanging up"])  # fmt: skip
+    def test_proxy_that_gives_no_answer_is_named(self, monkeypatch, clock_of_retries, answer, says, call):
+        with Server(answer) as proxy:
+            if answer == "dead":
+                proxy.__exit__()
+            text = self.through_proxy(f"http://user:pr0xy-pass@{proxy.place}", "environment", monkeypatch, call)
+
+        assert f"the proxy http://{proxy.place} {says}" in text
+        assert not any(b"T0KEN" in one for one in proxy.requests if one.startswith(b"CONNECT"))
+
+    @pytest.mark.parametrize("call", ["API", "token"])
+    @pytest.mark.parametrize("answer, says", [
+        (page("407 Who?"), "it answered 407 Proxy Authentication Required to CONNECT 127.0.0.1:1; if it asks for a password"),
+        (page("407 Who?", b"page"), "it answered 407 "), (page("502 No"), "it answered 502 Bad Gateway to CONNECT 127.0.0.1:1"),
+        (page("302 Go", b"", "Location: http://evil.example/"), "it answered 302 Found"),
+        (b"HTTP/1.1 200 OK\r\n\r\nsmuggled", "it answered 200 OK"), (b"nonsense\r\n\r\n", "it does not begin as HTTP/1.1 does"),
+        (HEAD_200 + b"no colon\r\n\r\n", "a header line that is none"),
+    ], ids=["407", "407 with a page", "502", "302", "more than asked", "nonsense", "bad header"])  # fmt: skip
+    def test_proxy_that_gives_no_tunnel_is_named_with_its_answer(self, monkeypatch, clock_of_retries, answer, says, call):
+        with Server(answer) as proxy:
+            text = self.through_proxy(f"http://user:pr0xy-pass@{proxy.place}", "environment", monkeypatch, call)
+
+        assert f"the proxy http://{proxy.place} cannot be used: {says}" in text
+        assert all(one.startswith(b"CONNECT 127.0.0.1:1 ") and b"T0KEN" not in one for one in proxy.requests)
+
+    @pytest.fixture
+    def clock_of_retries(self, monkeypatch):
+        """Let the pauses between tries of a token request last no time."""
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+    def test_server_behind_a_proxy_that_hangs_up_is_named_and_not_the_proxy(self, monkeypatch):
+        with Server(None) as server, Server(through) as proxy:
+            server.complete = bool  # whatever has come of a handshake
+            through.port = int(server.place.rpartition(":")[2])
+            text = self.through_proxy("http://" + proxy.place, "environment", monkeypatch, "API")
+
+        assert "https://127.0.0.1:1 gave no answer" in text and "the proxy" not in text
+
     def test_proxy_that_no_url_can_name_is_a_value_error(self):
         handler = urllib.request.ProxyHandler({"https": "http://127.0.0.1:port"})
         with OAuthSession(source=TokenSource(lambda: Token("T0KEN")), handlers=[handler]) as session:
-            with pytest.raises(ValueError, match="a proxy"):
+            with pytest.raises(ValueError, match="the proxy"):
                 session.get("https://127.0.0.1:1/")
-
-    @pytest.mark.parametrize("answer", [page("407 No"), None, b"HTTP/1.1 200 OK\r\n\r\nsmuggled", b"nonsense\r\n\r\n"],
-                             ids=["407", "hang-up", "more than asked", "nonsense"])
-    def test_proxy_that_gives_no_tunnel_is_a_url_error(self, answer):
-        with Server(answer) as proxy:
-            handler = urllib.request.ProxyHandler({"https": "http://" + proxy.place})
-            with OAuthSession(source=TokenSource(lambda: Token("T0KEN")), handlers=[handler]) as session:
-                with pytest.raises(urllib.error.URLError) as caught:
-                    session.get("https://127.0.0.1:1/")
-
-        assert not isinstance(caught.value, urllib.error.HTTPError)
-        assert answer != page("407 No") or "tunnel: 407 No" in str(caught.value)
-        assert not any(b"T0KEN" in one for one in proxy.requests)
-
-    def test_plain_http_to_loopback_never_goes_through_a_proxy(self):
-        with Server(HELLO) as api, Server(HELLO) as proxy:
-            handler = urllib.request.ProxyHandler({"http": "http://" + proxy.place})
-            with OAuthSession(source=TokenSource(lambda: Token("T0KEN")), handlers=[handler]) as session:
-                session.get(api.url)
-                session.get(api.url, headers={"Authorization": "Bearer my-own"})
-
-        assert (len(api.requests), proxy.accepted) == (2, 0)
-        assert b"my-own" in api.requests[1] and b"T0KEN" not in api.requests[1]
 
     def test_demo_api_challenges_the_token_that_it_refuses_whatever_the_method(self):
         with oauth_session.DemoServer() as server:
@@ -4769,7 +5310,7 @@ class TestTransport:
                 def use():
                     session = OAuthSession(server.client_id, server.client_secret, "read", server.token_url)
                     print(session.get(server.url).status)
-                    session.again = session  # a cycle, for the garbage collector
+                    session._again = session  # a cycle, for the garbage collector
                 use()
                 gc.collect()
                 kept = OAuthSession(server.client_id, server.client_secret, "read", server.token_url)
@@ -4993,7 +5534,7 @@ class TestCertificates:
 
         assert len(system.used) == 2 and len(set(system.used)) == len(system.made) == 1
 
-    def test_threads_that_begin_at_once_share_one_context(self, system, monkeypatch):
+    def test_threads_that_begin_at_once_are_both_served_and_leave_one_context(self, system, monkeypatch):
         make, both = ssl.create_default_context, threading.Barrier(2)
 
         def create_default_context(*arguments, **options):
@@ -5004,15 +5545,72 @@ class TestCertificates:
         monkeypatch.setattr(ssl, "create_default_context", create_default_context)
         with Server(HELLO, tls=system.server("bundle")) as server, static() as session:
             session.source.token()
-            assert Crowd(2, lambda: session.get(server.url).content).finish() == [b"hello"] * 2
+            contents = Crowd(2, lambda: session.get(server.url).content).finish()
+            made = len(system.made)
+            for _ in range(2):
+                session.close()
+                contents.append(session.get(server.url).content)
 
-        assert (len(set(system.used)), len(system.loads)) == (1, 1)
+        assert contents == [b"hello"] * 4
+        assert len(system.made) == made and len(set(system.used[-2:])) == 1
+
+    ADVICE = [("expired", "has expired", "renew"), ("wrong-name", "not valid for '127.0.0.1'", "the host in the URL"),
+              ("self-signed", "self", "load_verify_locations")]  # certificate, what OpenSSL says, what to check
+
+    @pytest.mark.parametrize("call", ["API", "token endpoint"])
+    @pytest.mark.parametrize("name, reason, advice", ADVICE, ids=["expired", "wrong host", "unknown CA"])
+    def test_refused_certificate_is_told_with_its_reason_and_advice_that_fits_it(self, certificates, name, reason, advice, call):
+        context = None if name == "self-signed" else certificates.trusting(name)
+        with Server(grant(), tls=certificates.server(name)) as server:
+            with static(context=context) as session, pytest.raises(urllib.error.URLError) as caught:
+                session.get(server.url) if call == "API" else credentials(server, context=context)()
+
+        text = str(caught.value)
+        assert "certificate" in text and server.place in text and reason in text
+        assert [other for _, _, other in self.ADVICE if other in text] == [advice]
+        assert server.requests == []
+
+    @pytest.mark.parametrize("call", ["API", "token endpoint"])
+    def test_context_that_verifies_by_itself_needs_no_attributes_of_openssl(self, certificates, call):
+        class Pinning(ssl.SSLContext):
+            def wrap_socket(self, *arguments, **options):
+                super().wrap_socket(*arguments, **options).close()
+                raise ssl.CertificateError("the key is not the pinned one")
+
+        context = Pinning(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(str(certificates.path / "good.pem"))
+        with Server(grant(), tls=certificates.server("good")) as server:
+            with static(context=context) as session, pytest.raises(urllib.error.URLError) as caught:
+                session.get(server.url) if call == "API" else credentials(server, context=context)()
+
+        assert isinstance(caught.value, oauth_session.OAuthTransportError) == (call == "token endpoint")
+        assert "certificate" in str(caught.value) and "the key is not the pinned one" in str(caught.value)
+        assert (server.accepted, server.requests) == (1, [])
+
+    def test_trailing_dot_of_a_host_stays_out_of_sni_and_of_the_check(self, authorities, monkeypatch):
+        real, asked, named = socket.getaddrinfo, [], []
+        monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more: (asked.append(host), real("127.0.0.1", *more))[1])
+        tls = authorities.server("hashed")
+        tls.sni_callback = lambda sock, name, context: named.append(name)
+        with Server(HELLO, tls=tls) as server, static(context=authorities.trusting("hashed-ca")) as session:
+            for host in ("api.test.", "API.Test"):
+                assert session.get(server.url.replace("127.0.0.1", host)).content == b"hello"
+
+        assert named == ["api.test"] * 2
+        assert [(type(host), host.lower()) for host in asked] == [(str, "api.test."), (str, "api.test")]
+
+    def test_connection_that_has_session_tickets_to_read_is_used_again(self, certificates):
+        with Server(HELLO, tls=certificates.server("good")) as server, static(context=certificates.trusting("good")) as session:
+            contents = [session.get(server.url).content for _ in range(3)]
+
+        assert (contents, server.accepted) == ([b"hello"] * 3, 1)
 
     def test_context_is_made_neither_at_import_nor_at_construction_nor_for_http(self):
         assert program("""
             import ssl
             make = ssl.create_default_context
             ssl.create_default_context = lambda *a, **k: (print("made"), make(*a, **k))[1]
+            from urllib.error import URLError
             from oauth_session import DemoServer, OAuthSession
             OAuthSession("id", "secret", "read", "https://auth.test/token").close()
             with DemoServer() as server:
@@ -5020,165 +5618,9 @@ class TestCertificates:
                     print(session.get(server.url).status)
                     try:
                         session.get(server.url.replace("http", "https"))
-                    except OSError as error:
-                        print(type(error).__name__)
-        """) == (0, b"200\nmade\n_NoAnswer\n", b"")
-
-
-class Watched(Server):
-    """A Server that says when a connection has come, waits for `go` before it speaks, and says when it has ended."""
-
-    def __init__(self, *answers, **options):
-        super().__init__(*answers, **options)
-        self.came, self.go, self.ended = threading.Event(), threading.Event(), threading.Event()
-        self.go.set()
-        self.port = int(self.place.rpartition(":")[2])
-
-    def _serve(self, sock):
-        self.came.set()
-        self.go.wait(PATIENCE)
-        super()._serve(sock)
-        self.ended.set()
-
-
-class Starts(list):
-    refusing = False
-
-
-class TestOpenAhead:
-    """While the first token is fetched, the API's connection is opened; nothing goes wrong where that fails."""
-
-    @pytest.fixture(autouse=True)
-    def names(self, monkeypatch):
-        """Let *.test be this machine."""
-        real = socket.getaddrinfo
-        monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more: real(
-            "127.0.0.1" if host in (b"api.test", b"auth.test") else host, *more))
-
-    @pytest.fixture
-    def starts(self, monkeypatch):
-        """The threads that the test's own thread starts; not a single one once `refusing` is set."""
-        found, start, mine = Starts(), threading.Thread.start, threading.current_thread()
-
-        def record(thread):
-            if threading.current_thread() is mine:
-                if found.refusing:
-                    raise RuntimeError("can't start new thread")
-                found.append(thread)
-            start(thread)
-
-        monkeypatch.setattr(threading.Thread, "start", record)
-        return found
-
-    @pytest.fixture
-    def two(self, authorities):
-        """The API and the token endpoint."""
-        tls = authorities.server("hashed")
-        with Watched(HELLO, tls=tls) as api, Watched(grant(), tls=tls) as auth:
-            yield api, auth
-            api.go.set()
-
-    @pytest.fixture
-    def make(self, authorities):
-        with contextlib.ExitStack() as stack:
-            def make(auth, **settings):
-                if "source" not in settings:
-                    settings.update(client_id=CLIENT, client_secret=SECRET, token_url=f"https://auth.test:{auth.port}/token")
-                session = OAuthSession(timeout=PATIENCE, context=authorities.trusting("hashed-ca"), **settings)
-                return stack.enter_context(session)
-
-            yield make
-
-    def test_connection_is_there_before_the_token_and_the_only_one(self, two, make):
-        api, auth = two
-        auth.answers = [lambda sock: grant() if api.came.wait(PATIENCE) else None]
-        session = make(auth)
-        contents = [session.get(f"https://api.test:{api.port}/").content for _ in range(3)]
-
-        assert contents == [b"hello"] * 3
-        assert (api.accepted, auth.accepted, len(auth.requests)) == (1, 1, 1)
-        assert parsed(api.requests[0])[1]["authorization"] == "Bearer t-1"
-
-    def test_call_waits_for_the_connection_that_is_being_opened(self, two, make):
-        api, auth = two
-        api.go.clear()
-        session, asked = make(auth), threading.Event()
-        auth.answers = [lambda sock: asked.set() or grant()]
-        crowd = Crowd(1, lambda: session.get(f"https://api.test:{api.port}/").content)
-        assert asked.wait(PATIENCE)
-        crowd.wait_inside(1)  # it has the token
-        api.go.set()
-
-        assert (crowd.finish(), api.accepted) == ([b"hello"], 1)
-
-    @pytest.mark.parametrize("case", ["loopback", "localhost", "http", "same origin", "proxy", "proxy of the environment",
-                                      "source without token endpoint", "token at hand"])
-    def test_none_is_opened_ahead(self, two, make, starts, monkeypatch, case):
-        api, auth = two
-        url, settings = f"https://api.test:{api.port}/", {}
-        if case in ("loopback", "localhost"):
-            url = url.replace("api.test", {"loopback": "127.0.0.1"}.get(case, case))
-        elif case == "http":
-            api.tls, url, settings = None, url.replace("https", "http"), {"allow_http": True}
-        elif case == "same origin":
-            url, auth.answers = f"https://auth.test:{auth.port}/", [grant(), HELLO]
-        elif case == "source without token endpoint":
-            settings = {"source": TokenSource(lambda: Token("t-1"))}
-        with Server(through) as proxy:
-            if "proxy" in case:
-                through.port, auth.answers = auth.port, [grant(), HELLO]
-                monkeypatch.setenv("https_proxy", "http://" + proxy.place)
-            if case == "proxy":
-                monkeypatch.delenv("https_proxy")
-                settings = {"handlers": [urllib.request.ProxyHandler({"https": "http://" + proxy.place})]}
-            session = make(auth, **settings)
-            if case == "token at hand":
-                session.source.token()
-            starts.clear()
-            assert session.get(url).content == b"hello"
-
-        assert starts == []
-        assert proxy.accepted == (2 if "proxy" in case else 0)
-
-    @pytest.mark.parametrize("late", [False, True], ids=["after the connection", "before it"])
-    def test_refused_fetch_closes_it(self, two, make, starts, late):
-        api, auth = two
-        refusal = error_page("400 Bad Request", "invalid_scope")
-        auth.answers = [lambda sock: refusal if api.came.wait(PATIENCE) else None]
-        if late:
-            api.go.clear()  # its handshake lasts longer than the fetch
-        with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always")
-            session = make(auth)
-            starts.clear()
-            with pytest.raises(oauth_session.OAuthInvalidScope):
-                session.get(f"https://api.test:{api.port}/")
-            api.go.set()
-            assert api.ended.wait(PATIENCE / 2), "the connection stays open"
-            for thread in starts:
-                thread.join(PATIENCE)
-            assert (len(starts), [one for one in starts if one.is_alive()]) == (1, [])
-            gc.collect()
-
-        assert (api.accepted, api.requests) == (1, [])
-        assert [str(one.message) for one in warned if one.category is ResourceWarning] == []
-
-    def test_without_a_thread_it_works(self, two, make, starts):
-        api, auth = two
-        session = make(auth)
-        starts.refusing = True
-        contents = [session.get(f"https://api.test:{api.port}/").content for _ in range(2)]
-
-        assert (contents, api.accepted) == ([b"hello"] * 2, 1)
-
-    def test_api_that_does_not_answer_is_an_ordinary_error_in_time(self, two, make):
-        auth, begun = two[1], time.monotonic()
-        with socket.create_server(("127.0.0.1", 0)) as silent:
-            with pytest.raises(urllib.error.URLError) as caught:
-                make(auth).get(f"https://api.test:{silent.getsockname()[1]}/", timeout=2)
-
-        assert time.monotonic() - begun < 3.5
-        assert isinstance(caught.value.reason, socket.timeout) and not isinstance(caught.value, OAuthError)
+                    except URLError:
+                        print("no TLS")
+        """) == (0, b"200\nmade\nno TLS\n", b"")
 
 
 class Retry(urllib.request.BaseHandler):
@@ -5246,37 +5688,36 @@ class TestHostile:
         assert "error_description='*** ***'" in str(caught.value)
         assert len(api.requests) == 2
 
-    @pytest.mark.parametrize("secret, echo", [
-        ("pass  word", "pass  word"), ("ab/cd+ef==", "ab\\/cd+ef=="), ("a<b>&'c", "a&lt;b&gt;&amp;&#x27;c"),
-        ("p/q:r", "p%2fq%3ar"), ("x" * 10, " " * 4090 + "x" * 10), ("ab cd/", "ab+cd%2F"), ("s3cret", "\\u0073\\u0033cret"),
-        ("s3cret", "&#115;3c%72et"), ("a&b", "a%26amp%3Bb"), ("a\\b&c", "a\\b&amp;c"), ("100%41&c", "100%41&amp;c"),
-        ("a b+c", "a+b%2Bc"), ("pass word", "pass \n word"),
-    ], ids=["backslash and html", "percent and html", "plus", "line end", "spaces", "json", "html", "percent", "cut", "form", "escapes", "two at once", "one in the other"])
-    def test_an_echoed_secret_is_masked_however_it_is_written(self, secret, echo):
-        with Server(page("404 Not Found", f"you sent {echo} to us".encode())) as server:
+    @pytest.mark.parametrize("write", [
+        str, str.upper, lambda text: urllib.parse.quote(text, ""), lambda text: urllib.parse.quote(text, "").lower(),
+        urllib.parse.quote_plus, html.escape, lambda text: json.dumps(text)[1:-1], lambda text: base64.b64encode(text.encode()).decode(),
+        lambda text: base64.b64encode(f"c:{urllib.parse.quote(text, '')}".encode()).decode().rstrip("="),
+    ], ids=["as it is", "capitals", "percent", "percent in lower case", "form", "HTML", "JSON", "base64", "Basic"])  # fmt: skip
+    def test_an_echoed_secret_is_masked_in_its_usual_spellings(self, write, caplog):
+        caplog.set_level(logging.DEBUG)
+        secret = "pa/ss <w>&o\"r'd é%+="
+        echo = write(secret)
+        fields = {"error_description": f"you sent {echo}!", "error_uri": f"https://x.example/?{echo}"}
+        with Server(error_page("400 No", echo, **fields), grant(token_type=echo, scope=echo)) as server:
+            fetch = ClientCredentials("c", secret, None, server.url, auth_method="client_secret_basic")
             with pytest.raises(OAuthResponseError) as caught:
-                credentials(server, secret=secret, auth_method="client_secret_post")()
+                fetch()
+            token = fetch()
 
-        assert "***" in str(caught.value)
-        assert_hidden(caught.value, secret, echo.strip())
+        error = caught.value
+        assert (error.error, error.error_description, error.error_uri) == ("***", "you sent ***!", "https://x.example/?***")
+        assert_hidden(error, secret, echo, log=repr(token) + caplog.text)
 
     @pytest.mark.parametrize("body", [
-        '{"msg": "s3cret-1"}'.encode("utf-16"), '{"access_token": "s3cret-1"}'.encode("utf-16-le"),
-        json.dumps({"access_token": "AT", "token_type": "s3cret-1" * 20}).encode(),
-        json.dumps({"access_token": "AT", "token_type": "s3cret-1\\"}).encode(),
-    ], ids=["UTF-16", "token in UTF-16", "long token_type", "backslash"])  # fmt: skip
+        b"you sent s3cret-1", '{"msg": "s3cret-1"}'.encode("utf-16"), b'{"access_token": "s3cret-1\\ud800"}',
+        b'{"access_token": ["s3cret-1"]}',
+    ], ids=["text", "UTF-16", "half a character", "list"])  # fmt: skip
     @pytest.mark.parametrize("status", ["404 No", "200 OK"])
     def test_a_secret_is_in_no_message_whatever_the_body(self, status, body):
-        with Server(page(status, body)) as server, pytest.raises(OAuthError) as caught:
+        with Server(page(status, body, "X-Echo: s3cret-1")) as server, pytest.raises(OAuthError) as caught:
             credentials(server, secret="s3cret" + "-1", auth_method="client_secret_post")()
 
         assert_hidden(caught.value, "s3cret-1", "s 3 c r e t - 1", "s\0003\000c")
-
-    def test_a_secret_as_scope_is_not_in_the_repr_of_the_token(self):
-        with Server(grant(scope="read s3cret-1")) as server:
-            token = credentials(server, secret="s3cret-1", auth_method="client_secret_post")()
-
-        assert "s3cret-1" not in repr(token)
 
     def test_folded_lines_cost_no_more_time_than_others(self):
         head = b"HTTP/1.1 200 OK\r\nX: y\r\n z\r\nX:" + b" " * 60_000 + b"y\r\nContent-Length: 0\r\n\r\n"
@@ -5286,24 +5727,19 @@ class TestHostile:
                 assert session.get(server.url).status == 200
             assert time.process_time() - begun < PATIENCE  # with a regular expression that goes back it was 80 s
 
-    @pytest.mark.parametrize("settings, kind", [
-        ({"method": 5}, TypeError), ({"headers": {"Content-Length": 5}}, ValueError),
-        ({"headers": {"X-Number": 5}}, None),
-    ])
-    def test_a_request_with_odd_types_is_refused_or_sent_whole(self, settings, kind):
+    @pytest.mark.parametrize("settings", [
+        {"method": 5}, {"headers": {"Content-Length": 5}}, {"headers": {"X-Number": 5}}, {"headers": {"X-None": None}},
+    ], ids=str)
+    def test_a_request_with_odd_types_is_refused(self, settings):
         with Server(HELLO) as server, self.session() as session:
-            request = urllib.request.Request(server.url, **settings)
-            if kind is None:
-                session.open(request).close()
-                assert b"X-Number: 5" in server.requests[0]
-            else:
-                with pytest.raises(kind):
-                    session.open(request)
-                assert server.requests == []
+            with pytest.raises(TypeError):
+                session.open(urllib.request.Request(server.url, **settings))
+
+        assert server.accepted == 0
 
     @pytest.mark.parametrize("call, words", [
-        ({"params": 3}, "params and data must be"), ({"params": ["a", "b"]}, "params and data must be"),
-        ({"data": [{"a": 1}]}, "json="), ({"data": ["a"]}, "json="), ({"parms": {}}, "did you mean params"),
+        ({"params": 3}, "params must be"), ({"params": ["a", "b"]}, "params must be"),
+        ({"data": [{"a": 1}]}, "data .*json=.*must be"), ({"data": ["a"]}, "data .*json=.*must be"), ({"parms": {}}, "parms"),
     ])  # fmt: skip
     def test_what_cannot_be_sent_is_said_before_a_token_is_fetched(self, call, words):
         fetched = []
@@ -5313,8 +5749,6 @@ class TestHostile:
             session.request("POST", "http://127.0.0.1:1/", **call)
 
         assert fetched == []
-        with pytest.raises(TypeError, match="did you mean token_url"):
-            OAuthSession(token_uri="https://t.example/")
 
     def test_a_changed_time_out_counts_for_the_next_token_request_too(self):
         with Server(lambda sock: sock.recv(1) and None) as silent:
@@ -5326,13 +5760,13 @@ class TestHostile:
 
         assert time.monotonic() - begun < PATIENCE
 
-    def test_a_token_sent_before_a_replay_is_not_in_the_reason_of_the_final_answer(self):
+    def test_a_reason_that_echoes_tokens_is_replaced_by_the_standard_one(self):
         names = itertools.count(1)
         source = TokenSource(lambda: Token(f"tok-{next(names)}-x"))
         with Server(page("401 No"), page("404 tok-1-x tok-2-x")) as api, OAuthSession(source=source) as session:
             response = session.get(api.url)
 
-        assert (response.status, response.reason) == (404, "*** ***")
+        assert (response.status, response.reason) == (404, "Not Found")
 
     def test_a_token_as_content_type_is_not_in_the_error_of_json(self):
         with Server(page("200 OK", b"hello", f"Content-Type: text/{self.TOKEN}")) as api, self.session() as session:
@@ -5458,15 +5892,17 @@ class TestHostile:
             with self.session() as session:
                 assert session.get(api.url).text == "ä"
 
-    def test_an_api_that_redirects_to_ever_new_places_leaves_few_sockets(self, monkeypatch):
+    def test_an_api_that_redirects_to_ever_new_places_leaves_few_sockets(self):
         with self.session() as session, contextlib.ExitStack() as stack:
-            servers = [stack.enter_context(Server(HELLO)) for _ in range(80)]
+            servers = [stack.enter_context(Server(HELLO)) for _ in range(70)]
             for server in servers:
                 session.get(server.url)
-            left = [pool for pool in gc.get_objects() if type(pool).__name__ == "_Pool" and pool._idle]
-            idle = max(sum(map(len, pool._idle.values())) for pool in left)
+            gc.collect()
+            for server in servers[:6]:
+                server.threads[1].join(PATIENCE)  # it ends with its connection
+            kept = [server.threads[1].is_alive() for server in servers]
 
-        assert 0 < idle <= 64
+        assert kept == [False] * 6 + [True] * 64
 
     def test_headers_may_be_replaced_while_threads_call(self):
         with Server(HELLO) as api, self.session(headers={"X-A": "1"}) as session:
@@ -5491,26 +5927,14 @@ class TestHostile:
         assert failures == []
         assert all(b"\r\nX-A: 1\r\n" in request for request in api.requests)
 
-    def test_the_token_is_off_a_request_whose_call_failed(self):
-        request = urllib.request.Request(f"http://127.0.0.1:{free_port()}/")
-        bare = urllib.request.build_opener(OAuthHandler(TokenSource(lambda: Token("t")), request.full_url))
-        with self.session() as session:
-            for opener in (session, bare):
-                with pytest.raises(urllib.error.URLError):
-                    opener.open(request)
-
-                assert not request.has_header("Authorization")
-
     @pytest.mark.parametrize("call", [
         lambda session: session.request(None, "https://api.example"), lambda session: session.request(5, "https://api.example"),
-        lambda session: session.get("https://api.example", headers=[("a", "b")]),
         lambda session: session.get("https://api.example", headers={5: "x"}),
-        lambda session: session.open(None), lambda session: session.open(b"https://api.example"),
-        lambda session: session.post("https://api.example", json=functools.reduce(lambda inner, _: [inner], range(100_000), [])),
+        lambda session: session.open(None),
         lambda session: session.get("https://.api.example/"), lambda session: session.get("https://api..example/"),
         lambda session: session.get("https://127.0.0.1:1\uff0f.api.example/"),
         lambda session: Token("t", expires_at="5"), lambda session: Token("t", expires_at=float("nan")), lambda session: Token("t", expires_at=float("inf")),
-        lambda session: Token("t", expires_at=10**400), lambda session: Token("t", token_type=b"Bearer"), lambda session: Token("t", scope=["a"]),
+        lambda session: Token("t", expires_at=10**400),
     ])  # fmt: skip
     def test_a_wrong_argument_is_a_type_or_value_error(self, call):
         with self.session() as session, pytest.raises((TypeError, ValueError)) as caught:
@@ -5530,6 +5954,83 @@ def free_port():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
+
+
+class TestDemoServer:
+    """An authorisation server and an API on loopback, for --demo and for users' own tests."""
+
+    @pytest.fixture
+    def demo(self):
+        with oauth_session.DemoServer() as server:
+            yield server
+
+    @pytest.fixture
+    def client(self, demo):
+        with OAuthSession(demo.client_id, demo.client_secret, "read", demo.token_url, base_url=demo.url) as session:
+            yield session
+
+    def test_any_path_answers_what_it_saw(self, client):
+        response = client.post("/a/b?c=1", json={"d": 2})
+        assert response.json() == {"method": "POST", "path": "/a/b?c=1", "scope": "read", "body": '{"d": 2}'}
+
+    @pytest.mark.parametrize("value", [{"a": "ü"}, {"error": "e"}, ["error"], "an error", 5, None], ids=repr)
+    @pytest.mark.parametrize("status", [200, 404])
+    def test_a_path_answers_as_it_was_told(self, value, status, demo, client):
+        demo.answer("/told", value, status, {"X-A": "1", "Content-Type": "application/problem+json"})
+
+        told, head, other = client.get("/told?q=1"), client.head("/told"), client.get("/other")
+
+        assert (told.json(), told.status, head.status, head.content) == (value, status, status, b"")
+        assert [told.headers[name] for name in ("X-A", "Content-Type")] == ["1", "application/problem+json"]
+        assert (other.json()["path"], other.headers["X-A"]) == ("/other", None)
+
+    def test_what_is_told_needs_a_token_too_and_may_change(self, demo, client):
+        demo.answer("/told", 1)
+        first = client.get("/told").json()
+        demo.answer("/told", 2)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(demo.url + "/told", timeout=5)
+        with caught.value as error:
+            assert (first, client.get("/told").json(), error.code) == (1, 2, 401)
+
+    def test_the_requests_for_the_api_are_recorded_without_their_token(self, demo, client):
+        client.post("/a?b=1", data=(b"%d" % n for n in range(3)), headers={"X-A": "1"})
+        urllib.request.urlopen(urllib.request.Request(demo.url, headers={"authorization": "Bearer " + client.access_token})).close()
+
+        first, second = demo.requests
+
+        assert (first.method, first.path, first.body, second.method) == ("POST", "/a?b=1", "012", "GET")
+        assert {name.lower(): value for name, value in first.headers.items()}["x-a"] == "1"
+        assert client.access_token not in repr(demo.requests) and demo.token_requests == 1
+
+    def test_a_revoked_token_costs_one_renewal(self, demo, client):
+        client.get("/x")
+        demo.revoke()
+        assert client.get("/x").ok
+        assert (demo.token_requests, len(demo.requests)) == (2, 3)
+
+    def test_the_token_endpoint_fails_until_it_is_told_otherwise(self, demo, client):
+        demo.fail(400)
+        with pytest.raises(OAuthResponseError) as caught:
+            client.get("/x")
+        demo.fail(None)
+        client.source.clear()
+        assert (caught.value.status, client.get("/x").status, demo.token_requests) == (400, 200, 2)
+
+    @pytest.mark.parametrize("settings, kind", [
+        ({}, None), ({"auth_method": "client_secret_post"}, None), ({"scope": "read write"}, None),
+        ({"client_secret": "other"}, oauth_session.OAuthInvalidClient),
+        ({"client_id": "other"}, oauth_session.OAuthInvalidClient), ({"scope": "admin"}, oauth_session.OAuthInvalidScope),
+    ], ids=str)  # fmt: skip
+    def test_it_judges_client_and_scope(self, settings, kind, demo):
+        given = {"client_id": demo.client_id, "client_secret": demo.client_secret, "token_url": demo.token_url, **settings}
+        demo.expires_in = 60
+        source = TokenSource(ClientCredentials(**given))
+        if kind is None:
+            assert source.token().expires_at - time.time() < 61
+        else:
+            with pytest.raises(kind):
+                source.token()
 
 
 class TestCommandLine:
@@ -5563,38 +6064,140 @@ class TestCommandLine:
         assert [word for word in words.split() if word not in out] == []
         assert "--client-secret " not in out
 
+    @staticmethod
+    def steps(out):
+        """The words before the colon of each step's line."""
+        return [line.split(":")[0].split() for line in out.splitlines() if line[:2] in ("ok", "NO", "--")]
+
     def test_check_tells_each_step_and_no_secret(self, call, auth, api):
-        status, out, err = call("--check", api.url + "/me", "--scope", "read")
+        status, out, err = call("--check", api.url + "/me?key=private", "--scope", "read")
 
         assert (status, err) == (0, "")
-        assert [line.split(":")[0].split() for line in out.splitlines() if line[:2] in ("ok", "NO")] == [
-            ["ok", "DNS", "127.0.0.1"], ["ok", "TCP", "127.0.0.1"], ["ok", "clock"], ["ok", "token", "by", "client_secret_basic"],
-            ["ok", "token", "by", "client_secret_post"], ["ok", "token", "by", "client_secret_basic_raw"], ["ok", "API"],
+        assert self.steps(out) == [
+            ["ok", "DNS", "127.0.0.1"], ["ok", "TCP", "127.0.0.1"], ["ok", "token", "endpoint"], ["ok", "clock"],
+            ["ok", "token", "by", "client_secret_basic"], ["ok", "API"],
         ]  # fmt: skip
-        assert "client_secret: (from OAUTH_CLIENT_SECRET)" in out and "scope: read (from --scope)" in out
         assert "for 3600 s" in out or "for 3599 s" in out
+        assert f"API: GET {api.url}/me answered 200 OK\n" in out and "private" not in out
         assert out.endswith("All is well.\n")
         assert_no_secret(out)
-        assert len([one for one in auth.seen if one.method == "POST"]) == 3  # the call takes one of these
+        assert len([one for one in auth.seen if one.method == "POST"]) == 1  # the call takes its token
+
+    def test_check_shows_the_settings_that_count_and_where_they_come_from(self, call, auth, tmp_path):
+        path = tmp_path / "secret"
+        path.write_text(SECRET, encoding="utf-8")
+        unused = {"OAUTH_ISSUER": "https://unused.example", "OAUTH_CLIENT_ASSERTION": "unused", "OAUTH_TOKEN_HEADERS": "unused"}
+
+        with_file = call("--check", "--token-url", auth.url, "--client-secret-file", str(path), **unused)[1]
+        with_variables = call("--check", OAUTH_AUDIENCE="aud")[1]
+
+        shown = [[line.strip() for line in out.splitlines() if line.startswith("   ")] for out in (with_file, with_variables)]
+        odd = ["id or secret have characters that servers decode in different ways"]
+        assert sorted(shown[0]) == sorted([
+            f"client_id: {CLIENT} (from OAUTH_CLIENT_ID)", f"client_secret_file: {path} (from --client-secret-file)",
+            f"token_url: {auth.url} (from --token-url)", "scope: not set", "audience: not set", *odd,
+        ])  # fmt: skip
+        assert sorted(shown[1]) == sorted([
+            f"client_id: {CLIENT} (from OAUTH_CLIENT_ID)", "client_secret: *** (from OAUTH_CLIENT_SECRET)",
+            f"token_url: {auth.url}/token (from OAUTH_TOKEN_URL)", "scope: not set",
+            "audience: aud (from OAUTH_AUDIENCE)", *odd,
+        ])  # fmt: skip
 
     @pytest.mark.parametrize("environ, words", [
         ({"OAUTH_TOKEN_URL": "https://no-such-host.invalid/"}, "NO    DNS no-such-host.invalid"),
         ({"OAUTH_TOKEN_URL": "http://127.0.0.1:1/"}, "NO    TCP 127.0.0.1"),
+        ({"OAUTH_TOKEN_URL": "https://auth.example/", "https_proxy": "http://me:proxy-word@127.0.0.1:1"}, "127.0.0.1:1"),
         ({"OAUTH_AUTH_METHOD": "client_secret_jwt"}, "NO    token by client_secret_jwt: "),
+        ({}, "NO    token by client_secret_basic_raw: "),
         ({"OAUTH_TOKEN_URL": "", "OAUTH_ISSUER": "<auth>/nobody"}, "NO    discovery: "),
-        ({"OAUTH_BASE_URL": "<api>"}, "NO    API: "),
-    ])
-    def test_check_names_the_step_that_fails(self, environ, words, call, auth, api):
-        auth.will(401, body={"error": "invalid_client"})
-        auth.will(401, body={"error": "invalid_client"})
+        ({"OAUTH_BASE_URL": "<api>"}, "NO    API: GET <api>/me answered 500 Internal Server Error"),
+    ], ids="dns tcp proxy token tokens discovery api".split())  # fmt: skip
+    def test_check_ends_with_the_step_that_fails(self, environ, words, call, auth, api):
+        if "OAUTH_BASE_URL" not in environ:
+            auth.always(401, {}, {"error": "invalid_client"})
         api.will(500)
-        environ = {name: value.replace("<auth>", auth.url).replace("<api>", api.url) for name, value in environ.items()}
 
+        def filled(text):
+            return text.replace("<auth>", auth.url).replace("<api>", api.url)
+
+        environ = {name: filled(value) for name, value in environ.items()}
         status, out, err = call("--check", *(["/me"] if "OAUTH_BASE_URL" in environ else []), **environ)
 
         assert (status, err) == (1, "")
-        assert words in out and "Something is wrong" in out
+        assert [line for line in out.splitlines() if line.startswith("NO")] == out.splitlines()[-2:-1]
+        assert filled(words) in out and out.endswith("Something is wrong: see the lines that begin with NO.\n")
+        assert "proxy-word" not in out and "All is well" not in out
         assert_no_secret(out)
+
+    def test_check_is_content_if_one_method_works(self, call, auth, api):
+        auth.will(405)  # to the question for the time
+        auth.will(401, {}, {"error": "invalid_client"})
+
+        status, out, _ = call("--check", api.url)
+
+        assert (status, out.splitlines()[-1]) == (0, "All is well.")
+        assert self.steps(out)[4:] == [["--", "token", "by", "client_secret_basic"], ["ok", "token", "by", "client_secret_post"], ["ok", "API"]]
+        assert not any(line.startswith("NO") for line in out.splitlines())
+
+    @pytest.mark.parametrize("year, word", [(2001, "ahead of"), (2099, "behind")])
+    def test_check_tells_of_a_clock_that_is_wrong_and_goes_on(self, year, word, call, api):
+        with Server(page("405 No", b"", f"Date: Thu, 01 Jan {year} 00:00:00 GMT"), grant()) as auth:
+            status, out, _ = call("--check", api.url, OAUTH_TOKEN_URL=auth.url)
+
+        assert (status, self.steps(out)[3:]) == (1, [["NO", "clock"], ["ok", "token", "by", "client_secret_basic"], ["ok", "API"]])
+        assert f"s {word} the server: set its clock" in out and "All is well" not in out
+
+    def test_check_tells_whom_a_token_is_for(self, call, auth):
+        payload = base64.urlsafe_b64encode(b'{"aud": ["https://api.example"], "sub": "not shown"}').decode().rstrip("=")
+        auth.always(200, {}, {"access_token": f"head.{payload}.{TOKEN}", "scope": "granted", "expires_in": 60})
+
+        out = call("--check")[1]
+
+        assert "scope granted, aud ['https://api.example']" in out
+        assert payload not in out and "not shown" not in out
+        assert_no_secret(out)
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii", "cp437:strict"])
+    def test_what_a_server_says_is_printed_on_any_console(self, encoding, call, auth, api):
+        auth.always(400, {}, {"error": "invalid_scope", "error_description": "нет → ✓ 語"})
+
+        checked, out, _ = call("--check", api.url, PYTHONIOENCODING=encoding)
+        called, _, err = call(api.url, PYTHONIOENCODING=encoding)
+        auth.always(200, {}, {"access_token": TOKEN, "scope": "область"})
+        granted, shown, _ = call("--check", PYTHONIOENCODING=encoding)
+
+        description, scope = "нет → ✓ 語", "область"
+        if encoding != "utf-8":
+            description, scope = (ascii(text).strip("'") for text in (description, scope))
+        assert (checked, called, granted) == (1, 1, 0)
+        assert description in out and "Something is wrong" in out and description in err
+        assert f"scope {scope}" in shown and shown.endswith("All is well.\n")
+
+    CONSOLES = {
+        "StringIO": io.StringIO, "ascii": lambda: io.TextIOWrapper(io.BytesIO(), "ascii"),
+        "cp1252": lambda: io.TextIOWrapper(io.BytesIO(), "cp1252"),
+    }  # fmt: skip
+
+    @pytest.mark.parametrize("console", CONSOLES)
+    def test_main_works_in_a_program_that_has_replaced_stdout(self, console, auth, api, monkeypatch):
+        for name, value in (("CLIENT_ID", CLIENT), ("CLIENT_SECRET", SECRET), ("TOKEN_URL", auth.url), ("SCOPE", "→")):
+            monkeypatch.setenv("OAUTH_" + name, value)
+        api.always(200, {"X-A": "1"}, "grüße →".encode())
+
+        outs, statuses = [], []
+        for arguments in (["--token"], [api.url], ["-i", api.url], ["--check", api.url]):
+            monkeypatch.setattr(sys, "stdout", self.CONSOLES[console]())
+            statuses.append(oauth_session.main(arguments))
+            sys.stdout.flush()
+            file = getattr(sys.stdout, "buffer", sys.stdout)
+            outs.append(file.getvalue() if console == "StringIO" else file.getvalue().decode().replace("\r\n", "\n"))
+        monkeypatch.undo()
+
+        arrow = "→" if console == "StringIO" else "\\u2192"
+        assert statuses == [0, 0, 0, 0]
+        assert outs[:2] == [f"{TOKEN}-1\n", "grüße →"]
+        assert outs[2].startswith("HTTP/1.1 200 OK\n") and "X-A: 1\n" in outs[2] and outs[2].endswith("\n\ngrüße →")
+        assert f"scope: {arrow} (from OAUTH_SCOPE)\n" in outs[3] and outs[3].endswith("All is well.\n")
 
     def test_check_with_an_issuer_and_tls(self, certificates):
         def found(server, _):
@@ -5620,10 +6223,10 @@ class TestCommandLine:
     def test_the_demo_shows_each_event_and_no_secret(self):
         status, out, err = self.run("--demo")
         assert (status, err) == (0, "")
-        marks = ["DemoServer", "1. T", "-> 200", "2. T", "3. A", "another token now", "4. A", "-> 401 invalid_token", "5. A"]
-        marks += ["OAuthInvalidClient", "6. A", "OAuthInvalidScope", "token requests in all"]
-        places = [out.find(mark) for mark in marks]
-        assert -1 not in places and places == sorted(places), list(zip(marks, places))
+        marks = ["DemoServer", "1. ", "-> 200", "2. ", "-> 200", "3. ", "-> 200", "4. ", "-> 401 invalid_token", "-> 200", "5. "]
+        marks += ["401 invalid_client", "OAuthInvalidClient", "6. ", "400 invalid_scope", "OAuthInvalidScope", "7 token requests"]
+        assert re.search(".*".join(map(re.escape, marks)), out, re.S), out
+        assert sum(1 + len(line) // 100 for line in out.splitlines()) <= 40  # one screen
         assert oauth_session.DemoServer.client_secret not in out and not re.search(r"demo-[\w-]{20}", out)
 
     def test_a_url_is_called_and_its_body_printed(self, call, auth, api):
@@ -5643,7 +6246,7 @@ class TestCommandLine:
 
         assert (status, err) == (0, "")
         head, _, body = out.replace("\r\n", "\n").partition("\n\n")
-        assert (head.split("\n")[0], "X-Answer: yes" in head, body) == ("HTTP/1.1 201 CREATED", True, "made")
+        assert (head.split("\n")[0], "X-Answer: yes" in head, body) == ("HTTP/1.1 201 Created", True, "made")
         assert [one.method for one in api.seen] == ["PUT", "POST", "POST"]
         assert [one.get_data() for one in api.seen] == [b"a=1", b"\0from a file\n", b"from stdin"]
         assert [one.headers["Content-Type"] for one in api.seen] == ["text/plain", TestSession.FORM, TestSession.FORM]
@@ -5656,20 +6259,20 @@ class TestCommandLine:
     def test_fail_exits_with_22_and_prints_no_body(self, call, api):
         api.always(404, {}, b"not here")
         assert call(api.url)[:2] == (0, "not here")
-        status, out, err = call("--fail", api.url)
+        status, out, err = call("--fail", api.url + "/x?key=private", "-X", "delete")
         assert (status, out) == (22, "")
-        self.assert_one_line(err, "404")
+        self.assert_one_line(err, f"DELETE {api.url}/x answered 404 Not Found\n")
 
-    @pytest.mark.parametrize("end", ["", "\n"], ids=["none", "newline"])
+    @pytest.mark.parametrize("text", [SECRET, SECRET + "\n", f"\ufeff{SECRET}\n"], ids=["bare", "line", "with a BOM"])
     @pytest.mark.parametrize("where", ["stdin", "file"])
-    def test_the_secret_comes_from_stdin_or_a_file(self, where, end, auth, tmp_path):
+    def test_the_secret_comes_from_stdin_or_a_file(self, where, text, auth, tmp_path):
         path = tmp_path / "secret"
-        path.write_bytes((SECRET + end).encode())
+        path.write_bytes(text.encode())
         source = ("--client-secret-file", str(path) if where == "file" else "-")
         flags = ("--client-id", CLIENT, "--token-url", auth.url, "--scope", "a b", "--audience", "aud")
 
         more = ("--auth-method", "client_secret_post", "--resource", "https://r.example")
-        status, _, err = self.run("--token", *source, *flags, *more, stdin=SECRET + end)
+        status, _, err = self.run("--token", *source, *flags, *more, stdin=text)
 
         assert (status, err) == (0, "")
         assert asked(auth.seen[0]) == {
@@ -5691,10 +6294,10 @@ class TestCommandLine:
         self.assert_one_line(err)
 
     @pytest.mark.parametrize("arguments, environ, word", [
-        (["https://a.example"], {"OAUTH_CLIENT_ID": ""}, "OAUTH_CLIENT_ID"),
-        (["https://a.example"], {"OAUTH_CLIENT_SECRET": ""}, "OAUTH_CLIENT_SECRET"),
+        (["https://a.example"], {"OAUTH_CLIENT_ID": ""}, "OAUTH_CLIENT_ID is not set"),
+        (["https://a.example"], {"OAUTH_CLIENT_SECRET": ""}, "OAUTH_CLIENT_SECRET is not set"),
         (["--token"], {"OAUTH_TOKEN_URL": "http://a.example"}, "OAUTH_TOKEN_URL"),
-        (["--token", "--token-url", "nonsense"], {}, "--token-url"),
+        (["--token", "--token-url", "nonsense"], {}, "token_url"),
         (["--token"], {"OAUTH_CLIENT_SECRET": SECRET + "\n"}, "OAUTH_CLIENT_SECRET"),
         (["--token", "--client-secret-file", "/no/such"], {"OAUTH_CLIENT_SECRET": ""}, "/no/such"),
         (["--token", "--auth-method", "magic"], {}, "auth"), (["--token", "--timeout", "-1"], {}, "timeout"),
