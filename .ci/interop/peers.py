@@ -210,13 +210,13 @@ class Keys:
         return self._openssl("pkey", "-pubin", "-inform", "DER", "-pubout", data=der).decode()
 
 
-def readme_blocks():
-    """The Python blocks of the README: {heading: [code, …]}."""
+def readme_blocks(language="python"):
+    """The blocks of the README in a language: {heading: [code, …]}."""
     blocks, heading = {}, ""
     pattern = r"(?ms)^```(\w*)\n(.*?)^```$|^#+ ([^\n]*)$"  # a line in a block may look like a heading
     for kind, code, title in re.findall(pattern, README.read_text("utf-8")):
         heading = title or heading
-        if kind == "python":
+        if kind == language:
             blocks.setdefault(heading, []).append(code)
     return blocks
 

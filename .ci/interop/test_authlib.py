@@ -306,7 +306,7 @@ def test_wrong_claim_is_an_invalid_client(authlib, connect, keys, signer, claims
 
     assert (caught.value.status, caught.value.error_description) == (400, description)
     assert_not_shown(caught.value, *made)
-    assert authlib.token_answers == {"client": ["assertion 400 invalid_client"]}
+    assert authlib.token_answers == {"client": ["assertion 400 invalid_client"] * 2}  # a callable is asked again
 
 
 def test_wrong_key_is_an_invalid_client(authlib, connect, keys, signer):
@@ -316,18 +316,17 @@ def test_wrong_key_is_an_invalid_client(authlib, connect, keys, signer):
     with pytest.raises(oauth_session.OAuthInvalidClient):
         session.get(authlib.api + "/me")
 
-    assert authlib.token_answers == {"client": ["assertion 400 invalid_client"]}
+    assert authlib.token_answers == {"client": ["assertion 400 invalid_client"] * 2}  # a callable is asked again
 
 
-def test_wrong_assertion_audience_is_an_invalid_client_and_shown(authlib, connect):
+def test_wrong_assertion_audience_is_an_invalid_client(authlib, connect):
     authlib.register("client", "client_secret_jwt", secret=SECRET)
     wrong = "https://elsewhere.example/token"
     session = connect("client", SECRET, auth_method="client_secret_jwt", assertion_audience=wrong)
 
-    with pytest.raises(oauth_session.OAuthInvalidClient) as caught:
+    with pytest.raises(oauth_session.OAuthInvalidClient):
         session.get(authlib.api + "/me")
 
-    assert wrong in str(caught.value)
     assert authlib.token_answers == {"client": ["assertion 400 invalid_client"]}
 
 

@@ -60,6 +60,7 @@ class Runtime(http.server.ThreadingHTTPServer):
 
 class RuntimeHandler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    timeout = None  # the runtime waits for the next event on a kept connection
 
     def do_GET(self):
         assert self.path == API + "invocation/next"
@@ -90,12 +91,12 @@ class RuntimeHandler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server():
-    """Authorisation server and API, whose requests are in `server.lines`."""
+def server(monkeypatch):
+    """Authorisation server and API, whose requests are in `server.lines`, and which close idle connections."""
+    monkeypatch.setattr(http.server.BaseHTTPRequestHandler, "timeout", KEEP_ALIVE)
     with DemoServer() as server:
         server.lines = []
         server.tell = server.lines.append
-        server._server.RequestHandlerClass.timeout = KEEP_ALIVE
         yield server
 
 

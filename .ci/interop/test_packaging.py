@@ -182,7 +182,7 @@ MISTAKES = {  # what somebody writes, and what the last line of the traceback mu
     "arguments are missing": ("make('my-client', 'my-secret')", "ValueError: token_url", ORDER),
     "arguments are swapped": (f"make('my-client', 'my-secret', {TOKEN_URL!r}, 'read')", "ValueError: token_url", ORDER),
     "no scheme": ("make(*four).get('api.example.com/me')", "ValueError: url", "https://host/path", "base_url"),
-    "verify": ("make(*four).get('/me', verify=False)", "TypeError", "'verify'", "context=ssl.create_default_context("),
+    "verify": ("make(*four).get('/me', verify=False)", "TypeError", "'verify'", "ssl.create_default_context("),
     "http token_url": (
         "make('my-client', 'my-secret', 'read', 'http://auth.example.com/token')",
         "ValueError: token_url", "https://", "allow_http=True",
@@ -199,7 +199,7 @@ MISTAKES = {  # what somebody writes, and what the last line of the traceback mu
         "OAuthTransportError: {closed} gave no answer", "Connection refused", "is token_url right",
     ),
     "not JSON": (
-        "make(*four).get(page).json()", "ValueError: not JSON", "text/html", "status 200", "http://localhost:"
+        "make(*four).get(page).json()", "not JSON", "text/html", "status 200", "http://localhost:"
     ),
 }  # fmt: skip
 
