@@ -282,23 +282,6 @@ def child_renewal(job: dict) -> dict:
     return {"slowest first call, ms": max(one[0] for one in times) * 1e3, "slowest later call, ms": later * 1e3}
 
 
-def child_auth(job: dict) -> dict:
-    """OAuthHandler with a FRESH token, on new Requests."""
-    import oauth_session
-
-    session = oauth_session.OAuthSession("bench", "secret", "read", job["token"])
-    session.get(job["api"])
-    handler = next(one for one in session.opener.handlers if isinstance(one, oauth_session.OAuthHandler))
-    found = []
-    for _ in range(job["rounds"]):
-        requests = [urllib.request.Request(job["api"]) for _ in range(5000)]
-        cpu = time.process_time()
-        for request in requests:
-            handler.http_request(request)
-        found.append({"http_request, µs": (time.process_time() - cpu) / 5000 * 1e6})
-    return {OURS: found}
-
-
 def child_memory(job: dict) -> dict:
     """Growth over many calls to as many URLs."""
     fetch = load(OURS, job)()
@@ -545,10 +528,22 @@ def part_import(place: Place, table: Table) -> None:
     ours, names = "import oauth_session", "urllib.request, json, ssl"
     candidates = {OURS: partial(measure, ours, True), names: partial(measure, "import " + names, True)}
     found = alternate(11 if place.quick else 41, **candidates, plain=partial(measure, ours, False))
-    table.add("import", found, "CPU, ms", "ratio <= 1.10", names)
+    table.add("import", found, "CPU, ms", "ratio <= 1.08", names)
     table.add("import", found, "time, ms", "", names)
     missing = [plain["CPU, ms"] - usual["CPU, ms"] for plain, usual in zip(found["plain"], found[OURS])]
-    table.add("a missing .pyc", {OURS: [{"CPU, ms": value} for value in missing]}, "CPU, ms", "ours <= 5")
+    table.add("a missing .pyc", {OURS: [{"CPU, ms": value} for value in missing]}, "CPU, ms")
+    other = "urllib/request.py"
+    texts = {OURS: place.code, other: Path(urllib.request.__file__).read_bytes()}
+    found = alternate(5 if place.quick else 15, **{name: partial(compiled, text) for name, text in texts.items()})
+    table.add("compile", found, "CPU, ms", "ratio <= 1.25", other)
+
+
+def compiled(text: bytes) -> dict:
+    """What a cold start pays where no .pyc can be written."""
+    begun = time.process_time()
+    for _ in range(5):
+        compile(text, "<measured>", "exec", dont_inherit=True)
+    return {"CPU, ms": (time.process_time() - begun) / 5 * 1000}
 
 
 def part_cold(place: Place, table: Table) -> None:
@@ -558,7 +553,7 @@ def part_cold(place: Place, table: Table) -> None:
         measures = {name: partial(place.cold, name, store, pyc) for name in (OURS, reference, *others)}
         found = alternate(7 if place.quick else 25, **measures)
         what = f"first JSON, {store}" + ("" if pyc else ", no .pyc")
-        limit = {"hashed CAs": "ratio <= 0.38", "bundle only": "ratio <= 0.52"}[store] if pyc and place.peers else ""
+        limit = {"hashed CAs": "ratio <= 0.40", "bundle only": "ratio <= 0.52"}[store] if pyc and place.peers else ""
         table.add(what, found, "CPU, ms", limit, reference)
         table.add(what, found, "time, ms", "", reference)
         table.add(what, found, "memory, MiB", "", reference)
@@ -571,7 +566,8 @@ def part_distance(place: Place, table: Table) -> None:
     ports = place.relay(place.ports[2], 0.010), place.relay(place.ports[3], 0.010)
     measures = {name: partial(place.cold, name, store, True, ports) for name in (OURS, reference)}
     found = alternate(7 if place.quick else 25, **measures)
-    table.add(f"first JSON, 20 ms away, {store}", found, "after imports, ms", "ours <= 100", reference)
+    target = "ratio <= 0.70" if place.peers else ""
+    table.add(f"first JSON, 20 ms away, {store}", found, "after imports, ms", target, reference)
 
 
 def part_warm(place: Place, table: Table) -> None:
@@ -583,26 +579,21 @@ def part_warm(place: Place, table: Table) -> None:
         found = place.child("warm", tls, path, clients=[OURS, BARE, *peers], fresh=fresh, **counts)
         size = "64 KB" if path == "/large" else "300 bytes" + (", each URL new" if fresh else "")
         what = f"warm call, http{'s' if tls else ''}, {size}"
-        table.add(what, found, "CPU, µs", "ratio <= 0.70" if usual else "", BARE)
+        table.add(what, found, "CPU, µs", "ratio <= 1.00" if usual else "", BARE)
         table.add(what, found, "time, µs", "", BARE)
         if path == "/large":
             table.add(what, found, "speed, MB/s", "ratio >= 0.9", BARE)
         for name in peers:
-            table.add(what, found, "CPU, µs", "ratio <= 0.143" if usual and name == REQUESTS else "", name)
+            table.add(what, found, "CPU, µs", "ratio <= 0.167" if usual and name == REQUESTS else "", name)
 
 
 def part_threads(place: Place, table: Table) -> None:
     found = place.child("threads", rounds=7 if place.quick else 21, calls=60 if place.quick else 250)
-    table.add("16 threads", found, "CPU per call, µs", "ratio <= 0.60", BARE)
+    table.add("16 threads", found, "CPU per call, µs", "ratio <= 1.00", BARE)
     table.add("16 threads", found, "calls per second", "", BARE)
     table.add("16 threads", found, "p99, ms", "", BARE)
     last = {name: values[-1:] for name, values in found.items()}
     table.add("16 threads", last, "connections opened", "ours <= 16", BARE)
-
-
-def part_auth(place: Place, table: Table) -> None:
-    found = place.child("auth", rounds=9 if place.quick else 31)
-    table.add("authorisation layer", found, "http_request, µs", "ours <= 3")
 
 
 def part_renewal(place: Place, table: Table) -> None:
@@ -624,7 +615,7 @@ def part_renewal(place: Place, table: Table) -> None:
     most = int(seconds / (life / 2)) + 2  # the design's bound: elapsed time / (life - due window) + 2
     what = f"32 threads, {seconds} s with tokens of {life} s"
     table.add(what, found, "token requests", f"ours <= {most}", REQUESTS)
-    table.add(what, found, "slowest later call, ms", "ours <= 200", REQUESTS)
+    table.add(what, found, "slowest later call, ms", "ours <= 50", REQUESTS)
 
 
 def part_memory(place: Place, table: Table) -> None:
@@ -636,7 +627,7 @@ def part_memory(place: Place, table: Table) -> None:
 
 
 PARTS = {"import": part_import, "cold": part_cold, "distance": part_distance, "warm": part_warm,
-         "threads": part_threads, "auth": part_auth, "renewal": part_renewal, "memory": part_memory}  # fmt: skip
+         "threads": part_threads, "renewal": part_renewal, "memory": part_memory}  # fmt: skip
 
 
 def main() -> None:
