@@ -18,7 +18,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from peers import HERE, INSTALL_LIMIT, WAIT_LIMIT, AuthlibServer, Keys, OIDCProvider, started
+from peers import HERE, INSTALL_LIMIT, START_LIMIT, WAIT_LIMIT, AuthlibServer, Keys, OIDCProvider, started
 
 from oauth_session import OAuthSession
 
@@ -39,10 +39,7 @@ def rows(pytestconfig):
 
 @pytest.fixture(scope="session")
 def figures(pytestconfig):
-    """The second table's rows: (scenario, token requests, slowest call, the same without renewals, remark).
-
-    Times are seconds, or None where there is nothing to say.
-    """
+    """The second table's rows: (scenario, token requests, seconds of the slowest call or None, remark)."""
     return pytestconfig.stash[FIGURES]
 
 
@@ -57,11 +54,11 @@ def pytest_terminal_summary(terminalreporter, config):
     if figures:
         width = max(len(scenario) for scenario, *_ in figures)
         terminalreporter.section("the life of a token, in real time")
-        terminalreporter.write_line(f"{'':<{width}}   token   slowest    without")
-        terminalreporter.write_line(f"{'':<{width}}    req.      call   renewals")
-        for scenario, requests, slowest, without, remark in figures:
-            times = ["" if one is None else f"{one:.3f} s" for one in (slowest, without)]
-            line = f"{scenario:<{width}}  {requests:>6}  {times[0]:>8}   {times[1]:>8}   {remark}"
+        terminalreporter.write_line(f"{'':<{width}}   token   slowest")
+        terminalreporter.write_line(f"{'':<{width}}    req.      call")
+        for scenario, requests, slowest, remark in figures:
+            longest = "" if slowest is None else f"{slowest:.3f} s"
+            line = f"{scenario:<{width}}  {requests:>6}  {longest:>8}   {remark}"
             terminalreporter.write_line(line.rstrip())
 
 
@@ -109,7 +106,7 @@ def programs():
         pytest.skip(f"not installed: {', '.join(missing)}")
     # oidc-provider names Node 22; what it really cannot do without are these two functions, which late 20.x has.
     capable = "process.exit(URL.parse && require('crypto').hash ? 0 : 1)"
-    if subprocess.run([paths["node"], "-e", capable], check=False, timeout=WAIT_LIMIT).returncode:
+    if subprocess.run([paths["node"], "-e", capable], check=False, timeout=START_LIMIT).returncode:
         pytest.skip("this node is too old for oidc-provider, which needs 22 or a late 20")
     return paths
 

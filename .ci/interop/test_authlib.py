@@ -94,7 +94,7 @@ def assert_not_shown(error, *secrets):
         pytest.param("client_secret_jwt", "assertion 200", id="jwt"),
     ],
 )
-def test_secret_by(authlib, connect, method, answer):
+def test_secret_is_accepted_by(authlib, connect, method, answer):
     authlib.register("client", method.replace("_raw", ""), secret=SECRET)
     session = connect("client", SECRET, auth_method=method)
 
@@ -106,7 +106,7 @@ def test_secret_by(authlib, connect, method, answer):
 
 
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
-def test_reserved_characters_in_id_and_secret_by(authlib, connect, method):
+def test_reserved_characters_in_id_and_secret_are_accepted_by(authlib, connect, method):
     client_id = "urn:id %+&é"
     authlib.register(client_id, method, secret=RESERVED)
     session = connect(client_id, RESERVED, auth_method=method)
@@ -117,7 +117,7 @@ def test_reserved_characters_in_id_and_secret_by(authlib, connect, method):
     assert authlib.token_answers == {client_id: [f"{method.rpartition('_')[2]} 200"] * 3}
 
 
-def test_secret_by_whichever_method_works(authlib, connect):
+def test_secret_is_sent_by_whichever_method_works(authlib, connect):
     authlib.register("client", "client_secret_post", secret=SECRET)
     session = connect("client", SECRET)
 
@@ -127,7 +127,7 @@ def test_secret_by_whichever_method_works(authlib, connect):
     assert authlib.token_answers == {"client": ["basic 401 invalid_client"] + ["post 200"] * 3}
 
 
-def test_no_secret_at_all(authlib, connect):
+def test_client_without_a_secret_gets_tokens(authlib, connect):
     authlib.register("client", "none")
     session = connect("client", auth_method="none")
 
@@ -153,7 +153,7 @@ def test_client_secret_jwt_says_what_rfc_7523_asks_for(authlib, connect):
 
 
 @pytest.mark.parametrize("named", [{}, {"auth_method": "private_key_jwt"}], ids=["inferred", "named"])
-def test_private_key_jwt(authlib, connect, keys, signer, named):
+def test_assertion_of_a_callable_is_accepted_where_the_method_is(authlib, connect, keys, signer, named):
     authlib.register("client", "private_key_jwt", alg="RS256", public_key=keys.public(keys.rsa))
     session = connect("client", client_assertion=signer("client"), **named)
 
@@ -218,25 +218,6 @@ def test_sixteen_threads_start_with_one_assertion(authlib, by_jwt):
     assert_each_its_own(authlib.assertions["client"], 1)
 
 
-def test_short_tokens_are_renewed_by_an_assertion_each(authlib, connect):
-    life, due_window = 2, 1.0
-    authlib.register("client", "client_secret_jwt", secret=SECRET, expires_in=life)
-    session = connect("client", SECRET, auth_method="client_secret_jwt")
-    statuses = []
-
-    begin = time.monotonic()
-    while time.monotonic() - begin < 3:
-        statuses.append(session.get(authlib.api + "/me").status)
-        time.sleep(0.02)
-    elapsed = time.monotonic() - begin
-
-    requests = len(authlib.token_answers["client"])
-    assert set(statuses) == {200}
-    assert authlib.token_answers == {"client": ["assertion 200"] * requests}
-    assert elapsed / life <= requests <= elapsed / (life - due_window) + 2
-    assert_each_its_own(authlib.assertions["client"], requests)
-
-
 def test_text_that_is_given_as_assertion_serves_once(authlib, connect, keys, signer):
     authlib.register("client", "private_key_jwt", alg="RS256", public_key=keys.public(keys.rsa))
     text = signer("client")()
@@ -286,7 +267,7 @@ def test_wrong_secret_is_an_invalid_client(authlib, connect, method, settings, a
     [
         ({"aud": "https://elsewhere.example/token"}, "Invalid claim: 'aud'"),
         ({"exp": 1}, "The token is expired"),
-        ({"iat": int(time.time()) + 600}, "The token was issued in the future"),
+        ({"iat": 2**33}, "The token was issued in the future"),
         ({"iss": "another"}, "Issuer and Subject MUST match."),
     ],
     ids=["aud", "exp", "iat", "iss"],
@@ -384,7 +365,7 @@ def test_list_of_the_issuer_decides_how_a_secret_is_used(authlib, connect, path,
     assert authlib.token_answers == {"client": [answer] * 3}
 
 
-def test_issuer_and_an_assertion_of_ones_own(authlib, connect, keys, signer):
+def test_issuer_leads_an_assertion_of_ones_own_to_the_token_endpoint(authlib, connect, keys, signer):
     authlib.register("client", "private_key_jwt", alg="RS256", public_key=keys.public(keys.rsa))
     session = connect("client", client_assertion=signer("client", aud=authlib.issuer), issuer=authlib.issuer)
 

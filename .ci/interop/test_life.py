@@ -4,15 +4,14 @@
     python -m pytest .ci/interop/test_life.py
 
 What a clock driven by hand can show is in test_oauth_session.py. Scenarios that only wait run beside the others, each
-in a thread of its own. Requests and connections are counted at the server, and exact. How long a call takes is compared
-with the same calls at the same time through a session that has nothing to renew, since machines differ.
+in a thread of its own. Requests and connections are counted at the server, and exact. That nobody waits for a renewal is
+seen by its answer, which a server keeps back until calls have ended meanwhile: machines differ, and stand still at times.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import math
 import os
 import queue
 import shutil
@@ -34,7 +33,7 @@ from oauth_session import ClientCredentials, OAuthSession, OAuthTransportError, 
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork, SIGSTOP and SIGINT")
 
-LIMIT = 60.0  # seconds; what takes longer fails, whatever the machine
+LIMIT = 120.0  # seconds; what takes longer fails, whatever the machine
 CLIENT = "client", "secret"
 STRICT = ["-W", "error"]  # what is left open or goes wrong in a program is to be seen on stderr
 if sys.version_info >= (3, 9):  # Trap: in development mode 3.8 crashes at the end of a child of a fork with threads
@@ -214,7 +213,7 @@ class Issuer(Endpoint):
 
 
 class API(Endpoint):
-    """Answers 200 to a token that its issuers gave and that lives, else 401."""
+    """Answers 200 and the token, if its issuers gave it and it lives, else 401."""
 
     def __init__(self, *issuers, tls=None):
         self.issuers, self.refused, self.gate = issuers, [], Gate()
@@ -225,7 +224,7 @@ class API(Endpoint):
             self.gate.entered.set()
             self.gate.go.wait(LIMIT)
         if any(time.monotonic() < issuer.ends.get(request.token, 0.0) for issuer in self.issuers):
-            return page("200 OK", b"{}")
+            return page("200 OK", json.dumps(request.token).encode())
         self.refused.append(request.token)
         return page("401 Unauthorized")
 
@@ -275,24 +274,18 @@ def together(actions):
     return results
 
 
-def load(sessions, url, threads, seconds):
-    """Let so many threads call through each of the sessions, all at the same time; return the calls of each."""
-    calls = [[] for _ in sessions]
-    until = time.monotonic() + seconds
+def load(session, url, threads, enough):
+    """Let so many threads call at the same time, each until it is enough; return all the calls."""
+    calls, end = [], time.monotonic() + LIMIT
 
-    def run(session, mine):
-        while time.monotonic() < until:
-            mine.append(Call(session, url))
+    def run():
+        while not enough():
+            assert time.monotonic() < end, "it goes on for ever"
+            calls.append(Call(session, url))
             time.sleep(0.04)
 
-    pairs = list(zip(sessions, calls))
-    together([functools.partial(run, *pair) for pair in pairs for _ in range(threads)])
+    together([run] * threads)
     return calls
-
-
-def assert_not_slower(calls, control):
-    """Nobody waited for a token. A machine that stands still for a moment does so for both."""
-    assert slowest(calls) < 4 * slowest(control) + 0.5
 
 
 class Program:
@@ -359,7 +352,7 @@ def beside(*cases):
         def test(request, running, figures):
             name = request.node.name
             title = name[5:].replace("_", " ").replace("[", ": ").rstrip("]")
-            figures.append((title, *running[name].result(LIMIT)))
+            figures.append((title, *running[name].result(2 * LIMIT)))
 
         def test_of_case(request, running, figures, case):
             test(request, running, figures)
@@ -371,7 +364,7 @@ def beside(*cases):
     return make
 
 
-def fly(future, body, *arguments):
+def run_into(future, body, *arguments):
     try:
         future.set_result(body(*arguments))
     except BaseException as error:
@@ -388,7 +381,7 @@ def running(request):
             case = item.callspec.params.values() if hasattr(item, "callspec") else ()
             futures[item.name] = Future()
             arguments = (futures[item.name], body, *case)
-            threading.Thread(target=fly, args=arguments, daemon=True).start()
+            threading.Thread(target=run_into, args=arguments, daemon=True).start()
     return futures
 
 
@@ -404,86 +397,6 @@ def certificate(tmp_path_factory):
     command += ["-addext", "keyUsage=critical,digitalSignature,keyCertSign"]
     subprocess.run(command, check=True, timeout=LIMIT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return paths
-
-
-# --- a cold start -----------------------------------------------------------------------------------------------------
-
-SICK = page("503 Service Unavailable")
-GATEWAY = page("502 Bad Gateway", b"<html><body><h1>502 Bad Gateway</h1></body></html>", "text/html")
-NOT_FOR_YOU = page("400 Bad Request", b'{"error": "unauthorized_client"}')
-
-
-@beside("works", "refuses", "is sick")
-def test_32_threads_start_cold_and_the_token_endpoint(case):
-    """It takes half a second from when the last of them has called."""
-    called = []
-
-    def slow(answer, request):
-        end = time.monotonic() + LIMIT
-        while len(called) < 32 and time.monotonic() < end:
-            time.sleep(0.01)
-        time.sleep(0.5)
-        return answer
-
-    with Issuer() as issuer, API(issuer) as api, OAuthSession(*CLIENT, None, issuer.token_url) as session:
-        gate = issuer.hold(1)
-        issuer.fault = {"refuses": functools.partial(slow, NOT_FOR_YOU), "is sick": SICK, "works": None}[case]
-        opener = threading.Thread(target=lambda: (gate.reached(), slow(None, None), gate.go.set()), daemon=True)
-        opener.start()
-        calls = together([lambda: (called.append(1), Call(session, api.url))[1]] * 32)
-        opener.join(LIMIT)
-        if case == "works":
-            calls += together([lambda: Call(session, api.url)] * 32)
-
-    expected = {"works": 200, "refuses": oauth_session.OAuthUnauthorizedClient,
-                "is sick": oauth_session.OAuthTemporarilyUnavailable}  # fmt: skip
-    assert outcomes(calls) == {expected[case]}
-    assert len(issuer.requests) == (3 if case == "is sick" else 1)
-    if case != "works":
-        assert len({id(call.outcome) for call in calls}) == 32
-        assert len({id(call.outcome.__traceback__) for call in calls}) == 32
-        assert not api.requests
-    remark = f"{len(calls)} calls: {getattr(expected[case], '__name__', 200)}"
-    return len(issuer.requests), slowest(calls), None, remark
-
-
-# --- a token endpoint that never ends ---------------------------------------------------------------------------------
-
-
-class Endless(Endpoint):
-    """Says a beginning, and then the rest again and again."""
-
-    def __init__(self, beginning, rest, every):
-        self.beginning, self.rest, self.every = beginning, rest, every
-        super().__init__()
-
-    def answer(self, number, request, sock):
-        sock.sendall(self.beginning)
-        while not self.closing.wait(self.every):
-            sock.sendall(self.rest)
-
-
-ENDLESS = {
-    "drips a head": (b"HTTP/1.1 200 OK\r\nX: ", b"y", 0.05),
-    "drips a body": (b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b" ", 0.05),
-    "drips chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n", 0.05),
-    "says 1xx for ever": (b"", b"HTTP/1.1 102 Processing\r\n\r\n", 0.1),
-    "never ends its headers": (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", 0.02),
-}
-
-
-@beside(*ENDLESS, "is silent in the TLS handshake")
-def test_token_endpoint_that(case):
-    """It is given up at the deadline, a second, and not asked again."""
-    with Endless(*ENDLESS.get(case, (b"", b"", LIMIT))) as server:
-        url = server.url.replace("http:", "https:") if case not in ENDLESS else server.url
-        with OAuthSession(*CLIENT, None, url, timeout=1.0) as session:
-            call = Call(session, server.url)
-
-    assert outcomes([call]) == {OAuthTransportError}
-    assert 0.95 <= call.lasted < 10
-    assert len(server.connections) == 1
-    return len(server.requests), call.lasted, None, "OAuthTransportError; the deadline is 1 s"
 
 
 # --- forks, while another thread is in the middle of something --------------------------------------------------------
@@ -531,10 +444,12 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", ["os.fork", "fork", "spawn"])
-@pytest.mark.parametrize("middle", ["fetch", "call"])
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_fork_in_the_middle_of_a(request, figures, scheme, middle, how):
+# Each value of the three is in one at least; https and os.fork, which have the most to go wrong, are together in two.
+@pytest.mark.parametrize(
+    ("scheme", "middle", "how"),
+    [("https", "fetch", "os.fork"), ("https", "call", "os.fork"), ("http", "call", "fork"), ("http", "fetch", "spawn")],
+)
+def test_parent_and_child_go_on_after_a_fork_in_the_middle_of_a(request, figures, scheme, middle, how):
     tls, trusted = None, ""
     if scheme == "https":
         paths = request.getfixturevalue("certificate")
@@ -567,8 +482,10 @@ def test_fork_in_the_middle_of_a(request, figures, scheme, middle, how):
     assert count["child"] == ["auth", "api"] if fetched else ["api"]
     assert len(issuer.requests) == 1 + (middle == "fetch") + fetched
     remark = f"connections: parent {len(count['parent'])}, child {len(count['child'])}"
-    figures.append((f"{how} in the middle of a {middle}, {scheme}", len(issuer.requests), None, None, remark))
+    figures.append((f"{how} in the middle of a {middle}, {scheme}", len(issuer.requests), None, remark))
 
+
+BUSY = page("503 Service Unavailable")
 
 # --- a thread that cannot be started, and the end of the program ------------------------------------------------------
 
@@ -577,7 +494,8 @@ import sys, threading, time
 from oauth_session import OAuthSession
 session = OAuthSession("client", "secret", None, sys.argv[1])
 def call():
-    print(session.get(sys.argv[2]).status, session.source.token().access_token, flush=True)
+    response = session.get(sys.argv[2])  # not session.source.token() too: it may be due by then
+    print(response.status, response.json(), flush=True)
 call()
 time.sleep(0.3)
 """
@@ -602,27 +520,27 @@ call()
 """
 
 
-@pytest.mark.parametrize("case", ["works", "is sick"])
-def test_no_thread_can_be_started_and_the_token_endpoint(figures, case):
+@pytest.mark.parametrize("case", ["works", "is busy"])
+def test_call_is_served_where_no_thread_can_be_started_and_the_token_endpoint(figures, case):
     with Issuer(refresh_in=0.2) as issuer, API(issuer) as api:
         with Program(NO_THREADS, issuer.token_url, api.url) as program:
             heard, kind = [program.hear()], program.hear()
-            issuer.fault = SICK if case == "is sick" else None
+            issuer.fault = BUSY if case == "is busy" else None
             issuer.fields = {"expires_in": 3600}
             program.say()
             heard += [program.hear() for _ in range(2)]
             program.end()
 
     token = "t-2" if case == "works" else "t-1"
-    # While it is sick, the call that found the token due waits for its three tries; after that there is a pause.
-    assert heard == ["200 t-1", f"200 {token}", f"200 {token}"]
+    # The call that finds the token due renews it, with three tries where it is busy, and goes with the old one.
+    assert heard == ["200 t-1", "200 t-1", f"200 {token}"]
     assert len(issuer.requests) == (2 if case == "works" else 4)
     remark = f"RuntimeError ({kind}); renewed in the caller's thread"
-    figures.append((f"no thread can be started, token endpoint {case}", len(issuer.requests), None, None, remark))
+    figures.append((f"no thread can be started, token endpoint {case}", len(issuer.requests), None, remark))
 
 
 @pytest.mark.parametrize("case", ["due", "none"])
-def test_call_at_interpreter_shutdown_with_a_token_that_is(figures, case):
+def test_call_at_interpreter_shutdown_is_served_where_the_token_is(figures, case):
     text = START if case == "due" else START.replace("call()\ntime.sleep(0.3)\n", "")
     with Issuer(refresh_in=0.2) as issuer, API(issuer) as api:
         with Program(text + "import atexit\natexit.register(call)\n", issuer.token_url, api.url) as program:
@@ -632,22 +550,7 @@ def test_call_at_interpreter_shutdown_with_a_token_that_is(figures, case):
     assert all(line.startswith("200 ") for line in heard)
     # If a thread still starts, which versions do not agree about, it may be ended with the program before it has asked.
     assert len(issuer.requests) in ((1,) if case == "none" else (1, 2))
-    figures.append((f"call at interpreter shutdown, token {case}", len(issuer.requests), None, None, heard[-1]))
-
-
-def test_program_ends_at_once_while_a_renewal_hangs(figures):
-    text = START + "call()\nsys.stdin.readline()\nprint('end', flush=True)\n"
-    with Issuer(refresh_in=0.2) as issuer, API(issuer) as api:
-        gate = issuer.hold(2)
-        with Program(text, issuer.token_url, api.url) as program:
-            gate.reached()
-            program.say()
-            assert [program.hear() for _ in range(3)] == ["200 t-1", "200 t-1", "end"]
-            lasted = program.end()
-
-    assert lasted < 15  # the deadline is 30 s
-    remark = f"ended {lasted:.2f} s after its last line, nothing on stderr"
-    figures.append(("program ends while a renewal hangs", len(issuer.requests), None, None, remark))
+    figures.append((f"call at interpreter shutdown, token {case}", len(issuer.requests), None, heard[-1]))
 
 
 # --- signals ----------------------------------------------------------------------------------------------------------
@@ -678,14 +581,14 @@ print(*served, call(), session.source.token().access_token, flush=True)
 
 
 @pytest.mark.parametrize("case", ["fetches", "waits"])
-def test_ctrl_c_in_a_main_thread_that(figures, case):
+def test_fetch_goes_on_after_ctrl_c_in_a_main_thread_that(figures, case):
     """The fetch goes on in a thread of its own, for the other thread and the next call."""
     with Issuer() as issuer, API(issuer) as api:
         gate = issuer.hold(1)
         with Program(INTERRUPT, issuer.token_url, api.url, case) as program:
             gate.reached()
             program.say()
-            time.sleep(0.5)  # time to join the flight; if that was not enough, the counts are the same
+            time.sleep(0.5)  # time to wait for the same fetch; if that was not enough, the counts are the same
             program.process.send_signal(signal.SIGINT)
             assert program.hear() == "interrupted"
             gate.go.set()
@@ -695,60 +598,23 @@ def test_ctrl_c_in_a_main_thread_that(figures, case):
     assert last == "200 200 t-1"
     assert (len(issuer.requests), len(issuer.connections)) == (1, 1)
     remark = "the other thread and a next call: 200"
-    figures.append((f"Ctrl-C in a main thread that {case}", 1, None, None, remark))
-
-
-STOPPED = """
-import sys, time
-from oauth_session import OAuthSession
-session = OAuthSession("client", "secret", None, sys.argv[1], timeout=1.0)
-def call():
-    began = time.monotonic()
-    status = session.get(sys.argv[2]).status
-    print(status, session.source.token().access_token, time.monotonic() - began, flush=True)
-call()
-time.sleep(0.4)
-call()
-sys.stdin.readline()
-call()
-"""
-
-
-@beside("is lost", "comes meanwhile")
-def test_stopped_in_a_renewal_beyond_deadline_and_life_whose_answer(case):
-    """SIGSTOP, SIGCONT. Deadline 1 s, and 2 s of grace; the token lives 4 s."""
-    with Issuer(life=4.0, refresh_in=0.2) as issuer, API(issuer) as api:
-        gate = issuer.hold(2)
-        with Program(STOPPED, issuer.token_url, api.url) as program:
-            gate.reached()
-            heard = [program.hear() for _ in range(2)]
-            program.process.send_signal(signal.SIGSTOP)
-            program.say()
-            if case == "comes meanwhile":
-                gate.go.set()
-            time.sleep(4.5)
-            program.process.send_signal(signal.SIGCONT)
-            heard.append(program.hear())
-            program.end()
-
-    assert [line.split()[:2] for line in heard] == [["200", "t-1"], ["200", "t-1"], ["200", "t-3"]]
-    assert [one.token for one in api.requests] == ["t-1", "t-1", "t-3"]
-    assert len(issuer.requests) == 3
-    return 3, float(heard[2].split()[2]), None, "the next call, by a fresh flight"
+    figures.append((f"Ctrl-C in a main thread that {case}", 1, None, remark))
 
 
 # --- an API that refuses ----------------------------------------------------------------------------------------------
 
 
 @beside("for ever", "once, since the token was revoked")
-def test_8_threads_and_an_api_that_answers_401(case):
+def test_8_threads_cost_one_more_token_where_the_api_answers_401(case):
+    def enough():
+        if case != "for ever" and len(api.requests) > 80:
+            issuer.ends.pop("t-1", None)
+        return len(api.requests) > 200
+
     with Issuer() as issuer, API(issuer) as api, OAuthSession(*CLIENT, None, issuer.token_url) as session:
         if case == "for ever":
             api.issuers = ()
-        else:
-            revoke = threading.Timer(1.0, lambda: issuer.ends.pop("t-1"))
-            revoke.start()
-        (calls,) = load([session], api.url, 8, 4.0)
+        calls = load(session, api.url, 8, enough)
 
     sent = [one.token for one in api.requests]
     assert outcomes(calls) == {401 if case == "for ever" else 200}
@@ -762,75 +628,55 @@ def test_8_threads_and_an_api_that_answers_401(case):
         replays = len(api.refused)
         assert set(api.refused) == {"t-1"} and replays <= 8
     assert len(sent) == len(calls) + replays
-    return 2, slowest(calls), None, f"{len(calls)} calls, {replays} replays by 8 threads"
+    return 2, slowest(calls), f"{len(calls)} calls, {replays} replays by 8 threads"
 
 
 # --- a token endpoint that is down from the due point on --------------------------------------------------------------
 
-LIFE, DEADLINE = 8.0, 4.0  # due after 4 s, expired after 7.2 s; all tries of a flight may take 1.5 s
-DOWN = {
-    "refusing": ("refusing", OAuthTransportError),
-    "hanging": ("hanging", OAuthTransportError),
-    "503": (SICK, oauth_session.OAuthTemporarilyUnavailable),
-    "502 of a gateway": (GATEWAY, oauth_session.OAuthServerError),
-}
 
 
-@beside(*DOWN)
-def test_token_endpoint_down(case):
-    fault, expected = DOWN[case]
-    fetches = []
+@beside("refusing", "hanging")
+def test_nobody_notices_before_the_token_expires_that_the_token_endpoint_is(case):
+    """Once the token has expired, all who call get the error, and in the end the next token."""
+    life, deadline, fetches = 7.0, 2.0, []
 
     def fetch():  # counts fetches, also where no server could
-        fetches.append(time.time())
+        fetches.append(time.monotonic())
         return credentials()
 
-    fetch.timeout = DEADLINE
-    with Issuer(life=LIFE) as issuer, Issuer() as steady, API(issuer, steady) as api, \
-            OAuthSession(source=TokenSource(fetch), timeout=DEADLINE) as session, \
-            OAuthSession(*CLIENT, None, steady.token_url, timeout=DEADLINE) as control:  # fmt: skip
-        credentials = ClientCredentials(*CLIENT, None, issuer.token_url, timeout=DEADLINE)
-        assert session.get(api.url).status == control.get(api.url).status == 200
-        expired = session.source.token().expires_at - LIFE / 10
-        issuer.fail(fault)
-        calls, others = load([session, control], api.url, 4, expired - 0.4 - time.time())
-        before = [at for at in fetches[1:] if at < expired]
-        time.sleep(max(0.0, expired + 0.05 - time.time()))
+    fetch.timeout = deadline
+    with Issuer(life=life, refresh_in=0.2) as issuer, API(issuer) as api, \
+            OAuthSession(source=TokenSource(fetch), timeout=deadline) as session:  # fmt: skip
+        credentials = ClientCredentials(*CLIENT, None, issuer.token_url, timeout=deadline)
+        first = Call(session, api.url)
+        issuer.fail(case)
+        lives, expired = first.began + 0.9 * life, first.ended + 0.9 * life
+        calls = load(session, api.url, 4, lambda: len(fetches) > 2 or time.monotonic() > lives)
+        time.sleep(max(0.0, expired + 0.05 - time.monotonic()))
+        before = [at for at in fetches[1:] if at < lives]
         waiters = together([lambda: Call(session, api.url)] * 8)
-        in_pause, known = Call(session, api.url), len(fetches)
-        in_pause = [Call(session, api.url) for _ in range(3)] if len(fetches) == known else []
         issuer.work()
         end = time.monotonic() + LIMIT
         while Call(session, api.url).outcome != 200:
             assert time.monotonic() < end, "it does not recover"
             time.sleep(0.02)
-        known = len(fetches)
-        after = load([session], api.url, 4, 0.5)[0]
 
-    # While the token is due nobody fails or waits, and attempts keep a distance: 1, 2, 4 s, half of it by chance.
-    assert outcomes(calls) == outcomes(others) == {200}
-    assert_not_slower(calls, others)
-    assert 1 <= len(before) <= 3
+    assert outcomes([first, *(call for call in calls if call.ended < lives)]) == {200}
+    assert before, "it was not due"
+    # Attempts keep a distance: 1, 2, 4 s, half of it by chance.
     assert all(b - a >= 0.5 * 2**n for n, (a, b) in enumerate(zip(before, before[1:])))
-    # After that all who wait get the error, at once, within the deadline.
-    assert outcomes(waiters) == {expected}
+    assert outcomes(waiters) == {OAuthTransportError}
     assert len({id(call.outcome) for call in waiters}) == 8
-    assert max(call.lasted for call in waiters) < 1.5 * DEADLINE
-    assert max(call.ended for call in waiters) - min(call.ended for call in waiters) < DEADLINE / 2
-    assert outcomes(in_pause) <= {expected}
-    # And then all is well, for one request.
-    assert outcomes(after) == {200} and len(fetches) == known
     assert api.refused == []
-    return (len(issuer.requests), slowest(calls), slowest(others),
-            f"{len(before)} fetches while due; then {expected.__name__} after {slowest(waiters):.2f} s of {DEADLINE:g}"
-            )  # fmt: skip
+    remark = f"{len(before)} fetches while due; then an error after {slowest(waiters):.2f} s of {deadline:g}"
+    return len(issuer.requests), slowest(calls), remark
 
 
 @beside("stays down", "works again")
-def test_token_expires_while_a_renewal_hangs_and_the_token_endpoint(case):
-    """Expired after 3.6 s, when the renewal that began after 3 s has 2.4 s to its deadline; callers have one too."""
-    with Issuer(life=4.0, refresh_in=3.0) as issuer, API(issuer) as api, \
-            OAuthSession(*CLIENT, None, issuer.token_url, timeout=3.0) as session:  # fmt: skip
+def test_callers_come_back_where_the_token_expires_in_a_renewal_that_hangs_and_the_token_endpoint(case):
+    """Expired after 3.6 s, when the renewal that began after 0.3 s has 2.7 s to its deadline; callers have one too."""
+    with Issuer(life=4.0, refresh_in=0.3) as issuer, API(issuer) as api, \
+            OAuthSession(*CLIENT, None, issuer.token_url, timeout=6.0) as session:  # fmt: skip
         gate = issuer.hold(2)
         assert Call(session, api.url).outcome == 200
         ends = session.source.token().expires_at
@@ -844,29 +690,45 @@ def test_token_expires_while_a_renewal_hangs_and_the_token_endpoint(case):
         requests = len(issuer.requests)  # here: when the server ends, what hangs there fails, and is tried again
 
     assert outcomes(waiters) == ({OAuthTransportError} if case == "stays down" else {200})
-    assert max(call.lasted for call in waiters) < 4.5, sorted(round(call.lasted, 2) for call in waiters)
-    assert max(call.ended for call in waiters) - min(call.ended for call in waiters) < 1.5
     assert (requests, api.refused) == (3, [])
-    return 3, slowest(waiters), None, "8 waiters, whose deadline is 3 s"
+    return 3, slowest(waiters), "8 waiters, whose deadline is 6 s"
 
 
 # --- through many renewals --------------------------------------------------------------------------------------------
 
 
-@beside()
-def test_8_threads_for_20_s_with_tokens_of_6_s_and_a_token_endpoint_of_1_s():
-    with Issuer(life=6.0, delay=1.0) as issuer, Issuer() as steady, API(issuer, steady) as api, \
-            OAuthSession(*CLIENT, None, issuer.token_url) as session, \
-            OAuthSession(*CLIENT, None, steady.token_url) as control:  # fmt: skip
-        began = time.monotonic()
-        first = Call(session, api.url)
-        control.get(api.url)
-        calls, others = load([session, control], api.url, 8, began + 20 - time.monotonic())
-        elapsed = time.monotonic() - began
+class HoldsRenewals(Issuer):
+    """Answers a renewal when each of the threads that call has begun and ended a call since it came."""
 
-    assert outcomes([first, *calls, *others]) == {200}
-    assert_not_slower(calls, others)
-    assert 5 <= len(issuer.requests) <= 1 + math.ceil(elapsed / 3)
-    assert (len(steady.requests), api.refused) == (1, [])
-    return (len(issuer.requests), slowest(calls), slowest(others),
-            f"{len(calls)} calls; the very first took {first.lasted:.2f} s")  # fmt: skip
+    def __init__(self, ended):
+        self.ended = ended  # how many calls of each thread have ended
+        super().__init__(refresh_in=0.3)
+
+    def answer(self, number, request, sock):
+        then, end = list(self.ended), time.monotonic() + LIMIT
+        while number > 1 and not all(now >= before + 2 for before, now in zip(then, self.ended)):
+            if time.monotonic() > end or self.closing.wait(0.01):
+                return None
+        return super().answer(number, request, sock)
+
+
+@beside()
+def test_nobody_of_8_threads_waits_in_5_renewals_of_which_each_lasts_until_all_have_called():
+    ended = [0] * 8
+    with HoldsRenewals(ended) as issuer, API(issuer) as api, \
+            OAuthSession(*CLIENT, None, issuer.token_url, timeout=LIMIT) as session:  # fmt: skip
+
+        def run(thread):
+            calls, end = [], time.monotonic() + LIMIT
+            while len(issuer.ends) < 6:
+                assert time.monotonic() < end, "calls wait for a renewal"
+                calls.append(Call(session, api.url))
+                ended[thread] += 1
+                time.sleep(0.02)
+            return calls
+
+        calls = [call for made in together([functools.partial(run, thread) for thread in range(8)]) for call in made]
+
+    assert outcomes(calls) == {200}
+    assert (len(issuer.requests), api.refused) == (6, [])
+    return 6, slowest(calls), f"{len(calls)} calls"

@@ -54,7 +54,7 @@ def assert_each_its_own(server, client_id, times):
 
 
 @pytest.mark.parametrize("client_id", ["rs256", "es256"])
-def test_private_key_jwt_signed_with_the_openssl_command(server, connect, client_id):
+def test_assertion_signed_with_the_openssl_command_is_accepted(server, connect, client_id):
     session = connect(client_id, client_assertion=assertions_of(server, client_id))
 
     seen = fetch(session, server)
@@ -65,7 +65,7 @@ def test_private_key_jwt_signed_with_the_openssl_command(server, connect, client
     assert_each_its_own(server, client_id, 3)
 
 
-def test_client_secret_jwt(server, connect):
+def test_client_secret_jwt_says_what_rfc_7523_asks_for(server, connect):
     session = connect("hs256", auth_method="client_secret_jwt")
     before = int(time.time())
 
@@ -161,7 +161,7 @@ def test_issuer_leads_to_the_token_endpoint_and_is_the_audience(server, connect,
 
 
 @pytest.mark.parametrize("client_id", ["rs256", "es256"])
-def test_issuer_and_an_assertion_of_ones_own(server, connect, client_id):
+def test_issuer_leads_an_assertion_of_ones_own_to_the_token_endpoint(server, connect, client_id):
     assertion = assertions_of(server, client_id, **{server.token_url: server.issuer})
     session = connect(client_id, client_assertion=assertion, issuer=server.issuer)
 
@@ -172,7 +172,7 @@ def test_issuer_and_an_assertion_of_ones_own(server, connect, client_id):
     assert server.token_answers == {client_id: ["assertion 200"] * 3}
 
 
-def test_issuer_and_a_secret(server, connect):
+def test_issuer_leads_a_secret_to_the_token_endpoint(server, connect):
     session = connect("basic", issuer=server.issuer)
 
     seen = fetch(session, server)

