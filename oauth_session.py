@@ -11,8 +11,8 @@ one file, standard library only.
     notes = "https://api.example.com/notes"
     session.post(notes, json={"text": "hello"}).raise_for_status()
 
-The way of a request, from the last rooms of this file to the first; each
-room uses only rooms above it:
+How a request travels. The rooms of this file are in the opposite order,
+since each uses only rooms above it:
  1. OAuthSession makes a `urllib.request.Request` and opens it with its
     OpenerDirector.
  2. OAuthHandler puts `Authorization: Bearer ...` on it, if its origin may
@@ -296,12 +296,26 @@ def _spellings(*secrets: str) -> list[str]:
     return sorted(found, key=len, reverse=True)
 
 
+def _mask(text: str, secret: str) -> str:
+    """Replace a secret in any case, such as %2F for %2f. (re.sub() could take minutes.)"""
+    upper = text.upper()
+    if len(upper) != len(text):  # "ß" becomes "SS"
+        return text.replace(secret, "***")
+    kept = []
+    start = 0
+    wanted = secret.upper()
+    for piece in upper.split(wanted):
+        kept.append(text[start : start + len(piece)])
+        start += len(piece) + len(wanted)
+    return "***".join(kept)
+
+
 def _clean(text: object, secrets: Iterable[str] = (), limit: int = 500) -> str:
     """Return a server's text without secrets and control characters, and not too long."""
     result = str(text)
     for secret in secrets:
-        if secret.lower() in result.lower():  # compiling a long JWT would take 10 ms
-            result = re.sub(re.escape(secret), "***", result, flags=re.IGNORECASE)
+        if 0 < len(secret) <= len(result):
+            result = _mask(result, secret)
     result = "".join(letter if letter.isprintable() else " " for letter in result)
     if len(result) > limit:
         result = result[:limit] + "..."
@@ -314,6 +328,13 @@ def _clean_headers(headers: Any, secrets: Iterable[str]) -> http.client.HTTPMess
     for name, value in headers.items():
         clean.set_raw(_clean(name, secrets), _clean(value, secrets))
     return clean
+
+
+def _contradiction(first: str, second: str, default: str) -> ValueError:
+    """Return the error for two settings of which one must be left out: maybe a class default."""
+    return ValueError(
+        f"{first} and {second} contradict each other: leave one out, or pass {default}=None"
+    )
 
 
 def _log(level: str, message: str, *values: object) -> None:
@@ -333,20 +354,20 @@ _URL = namedtuple("_URL", "origin authority target")  # target: path and query
 
 _PORTS = {"http": 80, "https": 443}
 _LABEL = r"[\w-]{1,63}"
-_URL_FORM = re.compile(
-    rf"(https?)://((\[[0-9a-f:.]+\]|{_LABEL}(?:\.{_LABEL})*\.?)(?::(\d{{0,5}}))?)([/?][!-~]*)?",
-    re.ASCII | re.IGNORECASE,
+# Patterns that every call needs are compiled here, all others at their first use.
+_URL_FORM = (
+    rf"(https?)://((\[[0-9a-f:.]+\]|{_LABEL}(?:\.{_LABEL})*\.?)(?::(\d{{0,5}}))?)([/?][!-~]*)?"
 )
-_LOOPBACK = re.compile(r"localhost|\[::1\]|127(\.(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])){3}", re.ASCII)
+_LOOPBACK = r"localhost|\[::1\]|127(\.(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])){3}"
 _URI_CHARACTERS = "!#$%&'()*+,/:;=?@~"  # beside letters, digits and "-._" (RFC 3986 section 2)
 _TOKEN_FORM = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
-_VALUE_FORM = re.compile(r"[^\r\n\0\u0100-\U0010ffff]*")  # RFC 9110 section 5.5
+_VALUE_FORM = re.compile("[\t -~\x80-\xff]*")  # RFC 9110 section 5.5
 
 
 @functools.lru_cache(maxsize=256)  # each call looks at its URL several times
 def _split_url(url: str) -> _URL:
     """Split a URL where urllib does; ValueError where two readers could disagree about the host."""
-    match = _URL_FORM.fullmatch(url.partition("#")[0])
+    match = re.fullmatch(_URL_FORM, url.partition("#")[0], re.ASCII | re.IGNORECASE)
     if match is None:
         raise ValueError(
             "it must be like https://host:port/path, without user name, %, \\ or spaces"
@@ -377,20 +398,25 @@ def _place(url: str) -> str:
     return _address(_origin(url))
 
 
-def _is_loopback(host: str) -> bool:
-    return _LOOPBACK.fullmatch(host) is not None
+def _without_query(url: str | None) -> str | None:
+    """Return a URL for a message: its query may hold a secret."""
+    return url and re.split("[?#]", url)[0]
+
+
+def _is_local(origin: _Origin) -> bool:
+    """Return whether this is plain HTTP to this machine, which needs neither TLS nor a proxy."""
+    return origin.scheme == "http" and bool(re.fullmatch(_LOOPBACK, origin.host, re.ASCII))
 
 
 def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> str:
     """Return a URL encoded as in RFC 3986; ValueError if no secret may be sent to it."""
+    text = _text(url or "", name + hint)
     try:
-        encoded = _encode_url(_text(url or "", "it"))
+        encoded = _encode_url(text)
         origin = _origin(encoded)
-    except TypeError as error:
-        raise TypeError(f"{name} is no usable URL: {error}{hint}") from None
     except ValueError as error:
         raise ValueError(f"{name} is no usable URL: {error}{hint}") from None
-    if origin.scheme == "http" and not allow_http and not _is_loopback(origin.host):
+    if origin.scheme == "http" and not allow_http and not _is_local(origin):
         raise ValueError(
             f"{name} must start with https:// (http:// is for loopback, or with allow_http=True)"
         )
@@ -424,17 +450,21 @@ def _encode_host(host: str) -> str:
 def _text(value: Any, name: str = "text") -> str:
     """Return text as a plain str. (str() of an Enum member is its name.)"""
     if isinstance(value, bytes):
-        return value.decode()
+        try:
+            return value.decode()
+        except UnicodeDecodeError:  # which holds the value, and must not be the context of ours
+            pass
+        raise ValueError(f"{name} is not UTF-8")
     if isinstance(value, str):
         return str.__str__(value)
     raise TypeError(f"{name} must be str or bytes, not {type(value).__name__}")
 
 
 @functools.lru_cache(maxsize=256)
-def _check_word(method: Any) -> str:
+def _check_method(method: Any) -> str:
     text = _text(method, "method").upper()
-    if not _TOKEN_FORM.fullmatch(text):
-        raise ValueError("method must be a single word, such as GET")
+    if not _TOKEN_FORM.fullmatch(text) or text == "CONNECT":
+        raise ValueError("method must be a single word, such as GET, and not CONNECT")
     return text
 
 
@@ -454,10 +484,11 @@ def _check_headers(headers: Any) -> dict[str, str]:
         name = _header_name(name)
         if isinstance(value, bytes):
             value = value.decode("iso-8859-1")
-        text = _text(value, f"headers: {name}")
-        if not _VALUE_FORM.fullmatch(text):
-            raise ValueError(f"headers: {name} has line ends, NUL or characters beyond Latin-1")
-        checked[name] = text
+        if not isinstance(value, str):
+            raise TypeError(f"headers: {name} must be str or bytes, not {type(value).__name__}")
+        if not _VALUE_FORM.fullmatch(value):
+            raise ValueError(f"headers: {name} must be Latin-1 without control characters")
+        checked[name] = value
     return checked
 
 
@@ -513,19 +544,20 @@ _IDLE_SECONDS = 60.0  # that a connection is kept for its next use; servers clos
 _IDLE_MOST = 64  # idle connections of a session
 _ANSWER_LIMIT = 1 << 20  # bytes of a token response, or of an API's refusal
 _BODY_LIMIT = 64 << 20  # bytes that a verb reads into memory, as sent and as decoded
-_PIECE = 32 << 10  # bytes of a body that are sent or read at a time
+_PIECE = 64 << 10  # bytes of a body that are sent or read at a time
 _HEAD_LIMIT = 256 << 10  # bytes of a head, of trailers, or of the line before a chunk
 _HEADS_MOST = 21  # heads of one answer: all but the last are interim ones, 1xx
-_EARLY_ANSWER = 1.0  # seconds to wait for each part of it: it is there, or never comes
+_EARLY_ANSWER = 1.0  # seconds for each step of an answer to a request that was not sent whole
+_FRAMING = ("content-length", "transfer-encoding", "connection")
 # RFC 9110 section 9.2.2
 _IDEMPOTENT = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE")
 _REPEATABLE = (bytes, type(None))  # bodies that can be sent again as they are
-_STATUS_LINE = re.compile(rb"HTTP/1\.(\d) ([2-9]\d\d)(?: [^\r\n]*)?\r?\n")
-_INTERIM = re.compile(rb"HTTP/1\.\d 1(?!01)\d\d[ \r\n]")  # 101 would be another protocol
+# 101 would be another protocol.
+_STATUS_LINE = re.compile(rb"HTTP/1\.(\d) (?!101)([1-9]\d\d)(?: [^\r\n]*)?\r?\n")
 _FOLD = re.compile("\n[ \t]+")  # of a folded line, RFC 9112 section 5.2
 _FIELD = re.compile(rf"^({_TOKEN_FORM.pattern}):([^\r\n\0]*)$", re.MULTILINE)
 _LENGTH = re.compile(r"([0-9]{1,18})(?:[ \t]*,[ \t]*\1)*")  # a number, which may be repeated
-_CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,16})[ \t]*(?:;[^\r\n\0]*)?\r\n")
+_CHUNK_SIZE = rb"([0-9a-fA-F]{1,16})[ \t]*(?:;[^\r\n\0]*)?\r\n"
 
 _PRIVATE_CA = (
     "for a private CA, add its certificate to the public ones: "
@@ -619,13 +651,14 @@ class _Stream(io.RawIOBase):
     """A connected socket that bounds the time of each step; the socket of an HTTPConnection."""
 
     idle_since: Moment
-    pool: _Pool | None = None  # where it goes after the answer; None before it can be used for one
+    pool: _Pool | None = None  # where it goes after the body of an answer
 
     def __init__(self, sock: socket.socket, route: _Route, place: str) -> None:
         self.sock = sock
         self.route = route
         self.place = place
         self.process = os.getpid()
+        self.reader = io.BufferedReader(self)
 
     def begin_exchange(self, timeout: float | None, deadline: float | None) -> None:
         """Prepare for a request and its answer.
@@ -638,7 +671,6 @@ class _Stream(io.RawIOBase):
         self.keep = True  # whether it may be used again
         self.received = False  # whether a byte of the answer has come
         self.ends_answer = False  # whether the answer ends where the connection does
-        self.complete = False  # whether the answer was read to its end
 
     def begin_step(self) -> None:
         """Bound all that follows up to end_step as one step, however slowly it drips."""
@@ -658,16 +690,14 @@ class _Stream(io.RawIOBase):
                 raise socket.timeout("timed out")
         self.sock.settimeout(left)
 
-    def makefile(self, mode: str) -> io.BufferedReader:
+    def makefile(self, mode: str) -> Any:
         """Return what an HTTPResponse reads from."""
-        return io.BufferedReader(self)
+        return self.reader
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        if self.complete:
-            return None  # what is in the reader's buffer is all that is asked for
         try:
             self.limit_time()
             count = self.sock.recv_into(buffer)
@@ -675,6 +705,8 @@ class _Stream(io.RawIOBase):
                 raise http.client.RemoteDisconnected(
                     "the connection was closed before the answer was complete"
                 )
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None  # nothing is there, and is_silent() does not wait
         except OSError as error:
             self.keep = False
             raise _TransportError(error, self.place) from error
@@ -691,14 +723,15 @@ class _Stream(io.RawIOBase):
         except OSError as error:
             raise _SendError(error, self.place) from error
 
-    def start_tls(self, context: ssl.SSLContext, host: str) -> None:
+    def start_tls(self, context: ssl.SSLContext) -> None:
         """Go on encrypted, once the server has proved to be the host."""
+        self.place = _address(self.route.origin)
+        host = self.route.origin.host.strip("[].")
         try:
             self.limit_time()
             # A body that somebody cut off must not pass for a whole one (RFC 9112 section 9.8).
-            name = host.strip("[].")
             self.sock = context.wrap_socket(
-                self.sock, server_hostname=name, suppress_ragged_eofs=False
+                self.sock, server_hostname=host, suppress_ragged_eofs=False
             )
         except OSError as error:
             raise _TransportError(error, self.place) from error
@@ -707,24 +740,20 @@ class _Stream(io.RawIOBase):
         self.sock.close()
         super().close()
 
-    def is_reusable(self) -> bool:
-        """Return whether it is open, belongs to this process, and has nothing unread."""
-        if self.process != os.getpid() or _since(self.idle_since) >= _IDLE_SECONDS:
-            return False
+    def is_silent(self) -> bool:
+        """Return whether it is open and has received nothing unasked; do not wait.
+
+        Session tickets of TLS 1.3 are no reason to drop it: they are no data for recv().
+        """
+        self.timeout = 0
+        self.step_end = None
         try:
-            self.sock.settimeout(0)
-            if isinstance(self.sock, ssl.SSLSocket):
-                if self.sock.pending():
-                    return False
-                # Below TLS this is cheaper, and nearly always finds nothing.
-                socket.SocketType.recv(self.sock, 1, socket.MSG_PEEK)
-            # Session tickets of TLS 1.3 are no reason to drop it: they are no data for recv().
-            self.sock.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return True
-        except OSError:
-            pass
-        return False
+            return not self.reader.peek()
+        except _TransportError:
+            return False
+        finally:
+            self.timeout = None
+            self.step_end = self.deadline
 
 
 class _HTTPResponse(http.client.HTTPResponse):
@@ -747,47 +776,51 @@ class _HTTPResponse(http.client.HTTPResponse):
         stream = self.fp.raw
         stream.begin_step()
         for _ in range(_HEADS_MOST):
-            line = self.fp.readline(_HEAD_LIMIT)
+            match = _STATUS_LINE.fullmatch(self.fp.readline(_HEAD_LIMIT))
             fields = self._read_fields()
-            if not _INTERIM.match(line):
+            if match is None:
+                raise _ProtocolError("it does not begin as HTTP/1.1 does", stream.place)
+            self.status = int(match[2])
+            if self.status >= 200:
                 break
-        match = _STATUS_LINE.fullmatch(line)
-        if match is None:
-            raise _ProtocolError("it does not begin as HTTP/1.1 does", stream.place)
+        else:
+            raise _ProtocolError("too many interim answers", stream.place)
         stream.end_step()
-        self.version = 10 if match[1] == b"0" else 11
-        self.code = self.status = int(match[2])
+        self.version = 10 + int(match[1])
+        self.code = self.status
         # Not the server's own reason, which may echo a secret.
         self.reason = http.client.responses.get(self.status, "")
         self.headers = http.client.HTTPMessage()
-        joined: dict[str, str] = {}
+        framing: dict[str, str] = {}
         for name, value in fields:
             value = value.strip(" \t")
             self.headers.set_raw(name, value)
             name = name.lower()
-            joined[name] = f"{joined[name]},{value}" if name in joined else value
-        self._find_end(stream, joined)
+            if name in _FRAMING:
+                framing[name] = f"{framing[name]},{value}" if name in framing else value
+        self._find_end(stream, framing)
 
     def _read_fields(self) -> list[tuple[str, str]]:
         """Read the fields of a head or of trailers, up to an empty line (RFC 9112 section 5)."""
-        place = self.fp.raw.place
-        section = line = self.fp.readline(_HEAD_LIMIT)
+        section = bytearray()
+        line = b""
         while line not in (b"\r\n", b"\n"):
             line = self.fp.readline(_HEAD_LIMIT)
             section += line
             if len(section) > _HEAD_LIMIT:
-                raise _ProtocolError(f"more than {_HEAD_LIMIT} bytes of headers", place)
-        text = section.decode("iso-8859-1").replace("\r\n", "\n")
-        text = _FOLD.sub(" ", text)
+                raise _ProtocolError(
+                    f"more than {_HEAD_LIMIT} bytes of headers", self.fp.raw.place
+                )
+        text = _FOLD.sub(" ", section.decode("iso-8859-1").replace("\r\n", "\n"))
         fields = _FIELD.findall(text)
         if len(fields) != text.count("\n") - 1:
-            raise _ProtocolError("a header line that is none", place)
+            raise _ProtocolError("a header line that is none", self.fp.raw.place)
         return fields
 
-    def _find_end(self, stream: _Stream, headers: dict[str, str]) -> None:
+    def _find_end(self, stream: _Stream, framing: dict[str, str]) -> None:
         """Decide where the body ends (RFC 9112 section 6.3).
 
-        1. An answer to HEAD, with status 204 or 304, or that opens a tunnel, has no body.
+        1. An answer to HEAD, or with status 204 or 304, has no body.
         2. Transfer-Encoding must be chunked, and takes precedence over Content-Length.
         3. Content-Length must be a number.
         4. Without either, the body ends where the connection does.
@@ -795,25 +828,26 @@ class _HTTPResponse(http.client.HTTPResponse):
         The connection is not used again in case 4, if either side closes it, or if another reader
         may see the end elsewhere: with both headers, in HTTP/1.0, and with a length at 204.
         """
+        if self._method == "CONNECT" and self.status < 300:
+            return  # what follows is the tunnel
         self.will_close = False  # or HTTPConnection would close the stream before the body is read
         self.chunk_left = self.length = None
-        coding = headers.get("transfer-encoding", "identity").lower()
+        coding = framing.get("transfer-encoding", "identity").lower()
         if coding not in ("identity", "chunked"):
             raise _ProtocolError("a Transfer-Encoding other than chunked", stream.place)
-        if "content-length" in headers:
-            number = _LENGTH.fullmatch(headers["content-length"])
+        if "content-length" in framing:
+            number = _LENGTH.fullmatch(framing["content-length"])
             if number is None:
                 raise _ProtocolError("a Content-Length that is not one number", stream.place)
             self.length = int(number[1])
-            if "transfer-encoding" in headers or (self.length and self.status == 204):
+            if "transfer-encoding" in framing:
                 stream.keep = False
-        if self.version == 10 or "close" in headers.get("connection", "").lower():
+        if self.version == 10 or "close" in framing.get("connection", "").lower():
             stream.keep = False
         self.chunked = coding == "chunked"
-        is_tunnel = self._method == "CONNECT" and self.status < 300
-        if is_tunnel:
-            stream.keep = True  # whatever an HTTP/1.0 proxy says
-        if is_tunnel or self._method == "HEAD" or self.status in (204, 304):
+        if self._method == "HEAD" or self.status in (204, 304):
+            if self.status == 204 and (self.length or self.chunked):
+                stream.keep = False
             self.length = 0
             self.chunked = False
         elif self.chunked:
@@ -835,7 +869,7 @@ class _HTTPResponse(http.client.HTTPResponse):
         stream.begin_step()
         if self.chunk_left == 0 and self.fp.readline(3) != b"\r\n":
             raise _ProtocolError("a chunk that does not end where it should", stream.place)
-        match = _CHUNK_SIZE.fullmatch(self.fp.readline(_HEAD_LIMIT))
+        match = re.fullmatch(_CHUNK_SIZE, self.fp.readline(_HEAD_LIMIT))
         if match is None:
             raise _ProtocolError("a chunk without a valid size", stream.place)
         self.chunk_left = int(match[1], 16) or None
@@ -848,15 +882,12 @@ class _HTTPResponse(http.client.HTTPResponse):
         return self.chunk_left
 
     def _close_conn(self) -> None:
-        """Let go of the connection; keep it if the answer ends here and nothing follows it."""
+        """Let go of the connection, and keep it if the answer ends here."""
         reader, self.fp = self.fp, None
         stream = reader.raw
-        stream.complete = True
-        if self.length != 0 or not stream.keep or reader.peek():
+        if self.length != 0 or not stream.keep:
             reader.close()
-            return
-        reader.detach()
-        if stream.pool is not None:
+        elif stream.pool is not None:
             stream.pool.give(stream)
 
     def read(self, amt: int | None = None) -> bytes:
@@ -864,22 +895,6 @@ class _HTTPResponse(http.client.HTTPResponse):
         if amt is not None and amt >= 0:
             return super().read(amt)
         return b"".join(iter(functools.partial(super().read, _PIECE), b""))
-
-
-class _HTTPConnection(http.client.HTTPConnection):
-    """An HTTPConnection for one exchange, on a stream that may serve many.
-
-    Requests and answers go through the methods that tracers replace in its class.
-    """
-
-    response_class = _HTTPResponse
-    sock: Any
-
-    def __init__(self, route: _Route, stream: _Stream) -> None:
-        super().__init__(route.origin.host, route.origin.port)
-        if route.origin.scheme == "https":
-            self.default_port = 443  # by which tracers tell what is https
-        self.sock = stream
 
 
 def _close_idle(streams: deque[_Stream], seconds: float = 0.0) -> None:
@@ -902,7 +917,7 @@ class _Pool:
             raise TypeError(f"context must be an ssl.SSLContext, not {type(context).__name__}")
         # The context, or None before its first use; whether it has only the hashed directory.
         self._tls: tuple[Any, bool] = (context, False)
-        self._idle: deque[_Stream] = deque(maxlen=_IDLE_MOST)  # the one used last is on the right
+        self._idle: deque[_Stream] = deque()  # the one used last is on the right
         # Before the garbage collector warns of open sockets, and at exit.
         weakref.finalize(self, _close_idle, self._idle)
 
@@ -928,24 +943,35 @@ class _Pool:
         return self._converse(self.connect(message.route, deadline), message)
 
     def _converse(self, stream: _Stream, message: _Message) -> Any:
+        """Send a request on a stream, and return its answer.
+
+        Both go through methods of HTTPConnection, since tracers replace these.
+        """
+        origin = message.route.origin
         stream.begin_exchange(message.timeout, message.deadline)
-        stream.pool = self
         stream.keep = "close" not in message.headers.get("Connection", "").lower()
-        connection = _HTTPConnection(message.route, stream)
+        connection: Any = http.client.HTTPConnection(origin.host, origin.port)
+        connection.response_class = _HTTPResponse
+        connection.default_port = _PORTS[origin.scheme]  # by which tracers tell what is https
+        connection.sock = stream
         body = message.body
         if not isinstance(body, _REPEATABLE):
             body = _pieces(body, message.length)
+        chunked = message.length is None
         try:
-            chunked = message.length is None
             connection.request(
                 message.method, message.target, body, message.headers, encode_chunked=chunked
             )
-            return connection.getresponse()
+            answer = connection.getresponse()
         except _SendError as failure:
             return _early_answer(connection, stream, failure)
         except BaseException:
             stream.close()
             raise
+        stream.pool = self
+        if answer.fp is None and not stream.closed:  # it has no body
+            self.give(stream)
+        return answer
 
     def _take(self, route: _Route) -> _Stream | None:
         """Return an idle connection for the route that can be used, or None."""
@@ -955,7 +981,8 @@ class _Pool:
                     self._idle.remove(stream)
                 except ValueError:  # another thread was faster
                     continue
-                if stream.is_reusable():
+                is_old = _since(stream.idle_since) >= _IDLE_SECONDS
+                if stream.process == os.getpid() and not is_old and stream.is_silent():
                     return stream
                 stream.close()
         return None
@@ -965,6 +992,8 @@ class _Pool:
         stream.pool = None  # a cycle would hide it from the finalizer
         stream.idle_since = _now()
         self._idle.append(stream)
+        if len(self._idle) > _IDLE_MOST:
+            self._idle.popleft().close()
 
     def connect(self, route: _Route, deadline: float | None) -> _Stream:
         """Open a connection by a monotonic time: TCP, a tunnel if there is a proxy, and TLS."""
@@ -979,14 +1008,12 @@ class _Pool:
             if encrypted and route.proxy is not None:
                 _open_tunnel(stream, route)
             if encrypted:
-                stream.place = _address(route.origin)
-                stream.start_tls(context, route.origin.host)
+                stream.start_tls(context)
             return stream
         except BaseException as error:
             stream.close()
-            if not hashed_only or not isinstance(
-                getattr(error, "reason", None), ssl.CertificateError
-            ):
+            reason = getattr(error, "reason", None)
+            if not hashed_only or not isinstance(reason, ssl.CertificateError):
                 raise
         # Once more with all certificates that Python loads by default: the verdict is theirs.
         context.load_default_certs()
@@ -1013,13 +1040,14 @@ class _Pool:
         return self._tls
 
 
-def _early_answer(connection: _HTTPConnection, stream: _Stream, failure: _SendError) -> Any:
+def _early_answer(connection: Any, stream: _Stream, failure: _SendError) -> Any:
     """Return an answer, such as a 413, that came before all was sent; else raise the failure."""
     stream.keep = False  # the server still waits for the rest of the request
     stream.timeout = _EARLY_ANSWER
     try:
         return connection.getresponse()
     except _TransportError as error:
+        stream.close()
         if isinstance(error.reason, ssl.SSLError):
             raise  # an alert of TLS says why the server broke off
         raise failure from None
@@ -1039,19 +1067,18 @@ def _open_stream(route: _Route, deadline: float | None) -> _Stream:
     except OSError as error:
         failure = error
     for index, (family, kind, protocol, _, address) in enumerate(addresses):
+        sock = None
         try:
             sock = socket.socket(family, kind, protocol)  # this machine may lack the family
-            try:
-                if deadline is not None:
-                    left = max(deadline - time.monotonic(), 0.001)
-                    sock.settimeout(left / (len(addresses) - index))
-                sock.connect(address)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except BaseException:
-                sock.close()
-                raise
+            if deadline is not None:
+                left = max(deadline - time.monotonic(), 0.001)
+                sock.settimeout(left / (len(addresses) - index))
+            sock.connect(address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
             failure = error
+            if sock is not None:
+                sock.close()
         else:
             stream = _Stream(sock, route, place)
             stream.begin_exchange(None, deadline)
@@ -1062,18 +1089,20 @@ def _open_stream(route: _Route, deadline: float | None) -> _Stream:
 def _open_tunnel(stream: _Stream, route: _Route) -> None:
     """Have the proxy connect the stream to the server (RFC 9110 section 9.3.6)."""
     authority = f"{route.origin.host}:{route.origin.port}"
-    head = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
+    head = f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n"
     if route.proxy_authorization is not None:
-        head.append(f"Proxy-Authorization: {route.proxy_authorization}")
+        head += f"Proxy-Authorization: {route.proxy_authorization}\r\n"
     # Not through putrequest: tracers would take it for a request to the server, and tell the proxy
     # of the trace.
-    stream.sendall("\r\n".join([*head, "\r\n"]).encode("iso-8859-1"))
+    stream.sendall(f"{head}\r\n".encode("iso-8859-1"))
+    answer: Any = _HTTPResponse(stream, method="CONNECT")  # type: ignore[arg-type]
     try:
-        with _HTTPResponse(stream, method="CONNECT") as answer:  # type: ignore[arg-type]
-            answer.begin()
+        answer.begin()
     except _ProtocolError as error:
         raise _ProxyError(error.reason, stream.place) from None
-    if not 200 <= answer.status < 300 or stream.closed:
+    finally:
+        answer.fp = None  # or its finalizer would close the tunnel
+    if answer.status >= 300 or not stream.is_silent():
         raise _ProxyError(
             f"it answered {answer.status} {answer.reason} to CONNECT {authority}; if it asks for a "
             "password, write its URL as http://user:password@host:port",
@@ -1087,7 +1116,7 @@ def _message_of(request: Any) -> _Message:
     Its URL counts: host and selector are those of a proxy if urllib has put one on the Request.
     """
     url = _split_url(request.full_url)
-    method = _check_word(request.get_method())
+    method = _check_method(request.get_method())
     headers = _check_headers({**request.headers, **request.unredirected_hdrs})
     headers.setdefault("Host", url.authority)
 
@@ -1107,7 +1136,9 @@ def _message_of(request: Any) -> _Message:
 
     target = url.target
     proxy = proxy_authorization = None
-    if request.host != url.authority:
+    if _is_local(url.origin):
+        headers.pop("Proxy-Authorization", None)
+    elif request.host != url.authority:
         proxy = _origin(_check_url("the proxy", "http://" + request.host, True))
         if url.origin.scheme == "http":
             target = f"http://{url.authority}{target}"
@@ -1155,16 +1186,18 @@ class _ProxyHandler(urllib.request.ProxyHandler):
 
     def proxy_open(self, request: Any, proxy: str, kind: str) -> Any:
         """Put the proxy on the request."""
-        origin = _origin(request.full_url)
-        if origin.scheme == "http" and _is_loopback(origin.host):
-            return None
-        if urllib.request.proxy_bypass(request.host):
+        is_local = _is_local(_origin(request.full_url))
+        if is_local or urllib.request.proxy_bypass(request.host):
             return None
         scheme, separator, rest = proxy.partition("://")
         if separator and scheme.lower() != "http":
             place = f"the proxy {scheme}://{rest.rpartition('@')[2]}"
             raise _ProxyError("it must be an HTTP proxy, http://host:port", place)
-        return super().proxy_open(request, proxy, kind)
+        try:
+            return super().proxy_open(request, proxy, kind)
+        except ValueError:  # which holds the password, and must not be the context of ours
+            pass
+        raise _ProxyError("its URL must be like http://host:port", "the proxy")
 
 
 class _HTTPHandler(urllib.request.HTTPHandler):
@@ -1191,24 +1224,19 @@ def _read_all(answer: Any, limit: int = _BODY_LIMIT, decode: bool = True) -> byt
     """Return the whole body, unzipped; URLError if it breaks off or exceeds the limit."""
     try:
         body = _read_up_to(answer, limit)
-        if (
-            body
-            and decode
-            and answer.headers.get("Content-Encoding", "").strip().lower() in ("gzip", "x-gzip")
-        ):
-            import gzip
-
-            try:
-                body = _read_up_to(gzip.GzipFile(fileobj=io.BytesIO(body)), limit)
-            except (EOFError, zlib.error, gzip.BadGzipFile):
-                raise _ProtocolError(
-                    "the body is not the gzip that its Content-Encoding says"
-                ) from None
-        return body
     except urllib.error.URLError:
         raise
     except (OSError, http.client.HTTPException) as error:  # of a handler that the user gave
         raise _TransportError(error) from error
+    coding = answer.headers.get("Content-Encoding", "").strip().lower()
+    if not body or not decode or coding not in ("gzip", "x-gzip"):
+        return body
+    import gzip
+
+    try:
+        return _read_up_to(gzip.GzipFile(fileobj=io.BytesIO(body)), limit)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise _ProtocolError("the body is not the gzip that its Content-Encoding says") from None
 
 
 def _read_up_to(file: Any, limit: int) -> bytes:
@@ -1227,7 +1255,7 @@ def _read_up_to(file: Any, limit: int) -> bytes:
 _UNKNOWN_LIFE = 3600.0  # seconds that a token without a usable expires_in is kept
 _EXPIRED_BEFORE = 10.0  # seconds of life that count as none: requests take time, and clocks differ
 _SOONEST_REFRESH = 0.1  # seconds; a smaller refresh_in would cause a token request for each call
-_ACCESS_TOKEN = re.compile("[!-~]{1,65536}")  # no server accepts a longer header
+_ACCESS_TOKEN = "[!-~]{1,65536}"  # no server accepts a longer header
 _OTHER_TOKEN_TYPES = ("dpop", "mac", "pop", "n_a")  # that need more than a Bearer header
 
 FRESH, DUE, EXPIRED = "fresh", "due", "expired"
@@ -1268,7 +1296,7 @@ class Token:
         scope: str | None = None,
         raw: Mapping[str, Any] | None = None,
     ) -> None:
-        if not isinstance(access_token, str) or not _ACCESS_TOKEN.fullmatch(access_token):
+        if not isinstance(access_token, str) or not re.fullmatch(_ACCESS_TOKEN, access_token):
             raise ValueError("access_token must be 1 to 65536 visible ASCII characters")
         if expires_at is not None and not abs(expires_at) < 1e300:
             raise ValueError(
@@ -1349,7 +1377,8 @@ class Token:
 
 
 class _KeptToken:
-    """A token with its age: when it was requested, its life, and its windows before the end."""
+    """A token with its age: when it was requested, its life, and how long before its end it is
+    DUE or EXPIRED."""
 
     def __init__(self, token: Token, requested: Moment, refresh_before: float) -> None:
         raw = token.raw or {}
@@ -1411,15 +1440,9 @@ _METHODS = {
     "none": "",
 }
 _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"  # RFC 7523 section 2.2
-# Of token_params.
-_SECRET_FIELDS = (
-    "password",
-    "assertion",
-    "refresh_token",
-    "subject_token",
-    "actor_token",
-    "code",
-)
+# Fields of token_params that hold secrets, by their names.
+_SECRET_FIELDS = "(secret|passw|pwd|token|assertion|key|code|otp)(?!.*type)"
+_SHORTEST_SECRET = 6  # characters; to mask shorter values of fields and headers would mask words
 _ASSERTION_LIFE = 120  # seconds; a request takes less, and clocks differ
 _DISCOVERY_EVERY = 60.0  # seconds; the metadata of an issuer are not read again sooner
 _ORDER = "; the order is OAuthSession(client_id, client_secret, scope, token_url)"
@@ -1457,9 +1480,7 @@ class ClientCredentials:
         handlers: Iterable[Any] = (), pool: _Pool | None = None,
     ) -> None:  # fmt: skip
         if issuer is not None and token_url is not None:
-            raise ValueError(
-                "issuer and token_url contradict each other: leave one out, or pass token_url=None"
-            )
+            raise _contradiction("issuer", "token_url", "token_url")
         if client_id is None:
             raise ValueError(f"client_id is missing{_ORDER}")
         self.client_id = _plain_text("client_id", client_id, _ORDER)
@@ -1470,7 +1491,8 @@ class ClientCredentials:
         else:
             self.issuer = _check_url("issuer", issuer, allow_http)
         self.scope = " ".join(_texts("scope", scope)) or None
-        self._set_secret(client_secret, client_assertion, auth_method)
+        self._set_secret(client_secret, client_assertion)
+        self.auth_method = _choose_method(auth_method, self._secret_name, self._secret)
         self._assertion_audience = assertion_audience
         fields = {
             "grant_type": "client_credentials",
@@ -1480,39 +1502,33 @@ class ClientCredentials:
             **_mapping("token_params", token_params),
         }
         self._fields = [
-            (_text(key), _text(value)) for key, value in _form_fields("token_params", fields)
+            (_text(name), _text(value)) for name, value in _form_fields("token_params", fields)
         ]
         self._token_headers = _check_headers(token_headers)
-        if headers is None:
-            headers = {}
-        self.headers = headers
+        self.headers = headers or {}
         self.timeout = timeout
         self._allow_http = allow_http
         self._accepted_method: str | None = None  # seen to work, of several that may be tried
         self._metadata: dict[str, Any] = {}  # of the issuer
-        self._discovered: Moment = (0.0, 0.0)
+        self._discovered: Moment = _LONG_AGO
         self._is_stale = False  # whether the issuer may name another token endpoint now
         self._opener = _token_opener(handlers, pool or _Pool(context))
 
-    def _set_secret(self, client_secret: Any, client_assertion: Any, auth_method: Any) -> None:
+    def _set_secret(self, client_secret: Any, client_assertion: Any) -> None:
         self._secret = client_secret
         self._secret_name = "client_secret"
         if client_assertion is not None:
             if client_secret is not None:
-                raise ValueError(
-                    "client_secret and client_assertion contradict each other: "
-                    "leave one out, or pass client_secret=None"
-                )
+                raise _contradiction("client_secret", "client_assertion", "client_secret")
             self._secret = client_assertion
             self._secret_name = "client_assertion"
-        self.auth_method = _choose_method(auth_method, self._secret_name, self._secret)
         if self._secret is not None and not callable(self._secret):
             self._secret = _check_secret(self._secret_name, self._secret)
 
     def __repr__(self) -> str:
         return (
             f"ClientCredentials(client_id={self.client_id!r}, scope={self.scope!r}, "
-            f"token_url={self.token_url!r}, issuer={self.issuer!r})"
+            f"token_url={_without_query(self.token_url)!r}, issuer={self.issuer!r})"
         )
 
     def __reduce__(self) -> NoReturn:
@@ -1530,11 +1546,6 @@ class ClientCredentials:
         ]  # fmt: skip
         secret = self._secret if isinstance(self._secret, str) else ""
         return hmac.new(secret.encode(), json.dumps(settings).encode(), "sha256").hexdigest()
-
-    @property
-    def origin(self) -> Any:
-        """Scheme, host and port of the token endpoint, or of the issuer."""
-        return _origin(self.token_url or str(self.issuer))
 
     def __call__(self) -> Token:
         """Fetch one token, in up to three tries within `timeout`."""
@@ -1577,8 +1588,9 @@ class ClientCredentials:
         """Return the secret or assertion for the next request."""
         if not callable(self._secret):
             return self._secret or ""
+        secret = self._secret()
         try:
-            return _check_secret(self._secret_name, self._secret())
+            return _check_secret(self._secret_name, secret)
         except (TypeError, ValueError) as error:  # a file may be half written, for example
             raise OAuthError(f"what the callable returned cannot be used: {error}") from None
 
@@ -1602,7 +1614,8 @@ class ClientCredentials:
                     _log("info", "the server accepts %s: name it as auth_method", method)
                 self._accepted_method = method
                 return token
-        first.args = (f"{first} (tried: {', '.join(methods)})",)
+        first.reason = f"{first} (tried: {', '.join(methods)})"
+        first.args = (first.reason,)
         raise first
 
     def _candidates(self, secret: str) -> list[str]:
@@ -1690,8 +1703,10 @@ class ClientCredentials:
         url = self.token_url or self._metadata["token_endpoint"]
         fields = list(self._fields)
         headers = dict(self._token_headers)
-        secrets = [secret, *headers.values()]
-        secrets += [value for name, value in fields if name in _SECRET_FIELDS]
+        values = [value for name, value in fields if re.search(_SECRET_FIELDS, name.lower())]
+        for value in headers.values():
+            values += [value, value.rpartition(" ")[2]]
+        secrets = [secret, *(value for value in values if len(value) >= _SHORTEST_SECRET)]
         if method.startswith("client_secret_basic"):
             user, password = self.client_id, secret
             # Deviation: client_secret_basic_raw is for servers that do not decode.
@@ -1730,7 +1745,7 @@ class ClientCredentials:
         if self.issuer is None:
             name = "token_url"
         try:
-            with self._opener.open(request, timeout=self.timeout) as answer:
+            with self._opener.open(request) as answer:
                 return _Reply(answer.status, answer.headers, _read_all(answer, _ANSWER_LIMIT))
         except urllib.error.URLError as error:
             text = _clean(error, token_request.secrets)
@@ -1806,10 +1821,7 @@ def _choose_method(method: str | None, name: str, secret: Any) -> str | None:
     if secret is None and needed:
         raise ValueError(f"auth_method={method!r} needs {needed}=")
     if secret is not None and needed != name:
-        raise ValueError(
-            f"{name} and auth_method={method!r} contradict each other: "
-            f"leave one out, or pass {name}=None"
-        )
+        raise _contradiction(name, f"auth_method={method!r}", name)
     return method
 
 
@@ -1859,13 +1871,13 @@ def _judge(request: _TokenRequest, reply: _Reply, requested_at: float, scope: st
     for name in ("error", "error_description", "error_uri"):
         value = mapping.get(name)
         if value and isinstance(value, str):
-            said[name] = _clean(value, secrets)
+            said[name] = value if value in ERRORS_BY_CODE else _clean(value, secrets)
 
     if 200 <= reply.status < 300 and "error" not in said and not problem:
         mapping.setdefault("scope", scope)  # may be left out if it is what was asked for
         for name in ("scope", "token_type"):
             if "***" in _clean(mapping.get(name), secrets):
-                mapping[name] = None  # texts may show it
+                mapping[name] = "***"  # texts may show it
         try:
             return Token.from_response(mapping, requested_at)
         except OAuthMalformedResponse as error:
@@ -1976,7 +1988,8 @@ def _retry_after(headers: http.client.HTTPMessage) -> float | None:
 # Seconds that a cache which failed is left alone: longer than a fetch that hangs in it.
 _CACHE_REST = 60.0
 _CACHE_POLL = 0.05  # seconds between two looks while another process fetches
-_CACHE_PATIENCE = 0.3, 0.5  # of the time that a fetch may take: the wait for another's, before ours
+# How long to wait for the fetch of another process: a random part of what ours may take.
+_CACHE_PATIENCE = 0.3, 0.5
 _LONGEST_ENTRY = 30 * 86400  # seconds; memcached takes a greater number for a date
 _AHEAD_LIMIT = 300.0  # seconds that the clock of another machine may be ahead
 
@@ -1985,7 +1998,7 @@ _FORK_AWARE: weakref.WeakSet[Any] = weakref.WeakSet()  # what must know when it 
 
 def _after_fork() -> None:
     for one in list(_FORK_AWARE):
-        one._after_fork()
+        one._start_anew()
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork
@@ -2073,9 +2086,9 @@ class _FileLock:
         if self._number is not None:
             # Closing the file would not free it while a forked child still has it open.
             _lock_file(self._number, False)
-            self._after_fork()
+            self._start_anew()
 
-    def _after_fork(self) -> None:
+    def _start_anew(self) -> None:
         """Close the file: in a forked child the lock is the parent's, and must not outlive it."""
         if self._number is not None:
             os.close(self._number)
@@ -2149,7 +2162,7 @@ class _SharedCache:
         self.failed: Moment = _LONG_AGO
         self.had_nonsense = False
 
-    def call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def attempt(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Call a method of the cache or its lock; return None if it fails, or one failed lately."""
         if _since(self.failed) < _CACHE_REST:
             return None
@@ -2165,7 +2178,7 @@ class _SharedCache:
         self.failed = _LONG_AGO
         return result
 
-    def find(
+    def find_or_lock(
         self, accept: Callable[[Token, Moment], _KeptToken | None], limit: float
     ) -> tuple[_KeptToken | None, Any]:
         """Look for a token, take the lock, and look again.
@@ -2175,10 +2188,10 @@ class _SharedCache:
         kept = self.read(accept)
         if kept is not None or not self.can_lock:
             return kept, None
-        lock = self.call(self.cache.lock, self.key + ".lock", timeout=limit)
+        lock = self.attempt(self.cache.lock, self.key + ".lock", timeout=limit)
         deadline = time.monotonic() + limit * random.uniform(*_CACHE_PATIENCE)
         while lock is not None:
-            held = self.call(lock.acquire, blocking=False)
+            held = self.attempt(lock.acquire, blocking=False)
             kept = self.read(accept)  # the one who held the lock before us may have left a token
             if held:
                 return kept, lock
@@ -2189,27 +2202,29 @@ class _SharedCache:
 
     def read(self, accept: Callable[[Token, Moment], _KeptToken | None]) -> _KeptToken | None:
         """Return the token in the cache if it is accepted; judge it like a fresh answer."""
-        value = self.call(self.cache.get, self.key)
+        value = self.attempt(self.cache.get, self.key)
         if value is None:
             return None
         wall, steady = _now()
         try:
-            entry = _parse_object(value.encode() if isinstance(value, str) else bytes(value))
+            if isinstance(value, str):
+                value = value.encode()
+            entry = _parse_object(bytes(memoryview(value)))
             obtained = _seconds(entry.get("obtained_at"))
             if obtained is None or obtained > wall + _AHEAD_LIMIT:
                 raise ValueError("no time, or one in the future")
             if entry.get("expires_in") is not None and _seconds(entry["expires_in"]) is None:
                 raise ValueError("no life")
-            age = max(0.0, wall - obtained)  # a clock that is ahead must not prolong its life
-            token = Token.from_response(entry, wall - age)
+            elapsed = max(0.0, wall - obtained)  # a clock that is ahead must not prolong its life
+            token = Token.from_response(entry, wall - elapsed)
         except (TypeError, ValueError, OAuthMalformedResponse):
             if not self.had_nonsense:
                 self.had_nonsense = True
                 _log("warning", "what the shared cache holds makes no sense, and is not used")
             return None
-        return accept(token, (obtained, steady - age))
+        return accept(token, (obtained, steady - elapsed))
 
-    def leave(self, kept: _KeptToken | None, lock: Any) -> None:
+    def store_and_release(self, kept: _KeptToken | None, lock: Any) -> None:
         """Write a token that was fetched, as the answer that would make it; release the lock."""
         if kept is not None and kept.read_at is None:
             token = kept.token
@@ -2222,7 +2237,7 @@ class _SharedCache:
                 "obtained_at": kept.requested[0],
             }
             seconds = min(max(1, int(kept.left())), _LONGEST_ENTRY)
-            self.call(self.cache.set, self.key, json.dumps(entry), seconds)
+            self.attempt(self.cache.set, self.key, json.dumps(entry), seconds)
         if lock is not None:
             try:
                 lock.release()
@@ -2234,20 +2249,19 @@ class _SharedCache:
 
 _FETCH_LIMIT = 30.0  # seconds that a fetch without a `timeout` of its own may take
 _ANSWER_GRACE = 0.2  # seconds beyond a caller's time-out, for the error of the fetch to arrive
-_FETCH_GRACE = 2.0  # seconds beyond it, for what no deadline covers
+_FETCH_GRACE = 2.0  # seconds beyond the limit of a fetch, for what no deadline covers
 _FORCED_EVERY = 60.0  # seconds; an API that answers 401 for ever costs one fetch in this time
 _LONGEST_PAUSE = 60.0  # seconds between the attempts of a fetch that keeps failing
-_READ_HOLD = (
-    5.0  # seconds before a DUE token of a shared cache is renewed: short scripts end before
-)
+# Seconds that a DUE token of a shared cache is used before its renewal: short scripts end first.
+_READ_HOLD = 5.0
 
 
 class _Fetch:
     """A fetch under way, in a thread of its own. All who need its token wait for `done`."""
 
-    def __init__(self, background: bool, refused: str) -> None:
+    def __init__(self, background: bool, forced: bool = False) -> None:
         self.background = background  # a DUE token is renewed: no caller is told of a failure
-        self.refused = refused  # the token that an API refused, or ""
+        self.forced = forced  # an API refused the token
         self.since = _now()
         self.thread: int | None = None  # that runs it
         self.done = threading.Event()
@@ -2263,7 +2277,7 @@ class TokenSource:
     is called in a thread of its own, one at a time.
     refresh_before: seconds before its end at which a token is DUE, at most
     half of its life; default 300. A `refresh_in` of the server's answer
-    goes before it.
+    takes precedence over it.
     cache: a directory to share the token with other processes (see
     FileCache), or an object with get(key) and set(key, value, seconds),
     such as redis.Redis(). With lock(name, timeout=...) too, one process
@@ -2275,8 +2289,8 @@ class TokenSource:
     background meanwhile. Without one, callers wait for the fetch that is
     under way, or start one. Each fetch runs in a daemon thread of its own:
     it looks into the cache, else obtains a token, and writes it there.
-    Token or error is for all who wait. It is kept only if the fetch is
-    still the current one: not after its deadline, a clear() or a fork.
+    Token or error is for all who wait. After its deadline, a clear() or a
+    fork, the token of a fetch goes to those who wait, and is not kept.
     """
 
     def __init__(
@@ -2298,13 +2312,13 @@ class TokenSource:
         self._cache = None if cache is None else _SharedCache(cache, cache_key, fetch)
         self._kept: _KeptToken | None = None  # replaced as a whole, and read without the lock
         self._newer_than = 0.0  # wall clock; what the shared cache has from before is not taken
-        self._after_fork()
+        self._start_anew()
         _FORK_AWARE.add(self)
 
-    def _after_fork(self) -> None:
-        """Start anew with the token alone: the parent's threads are not here to free the lock."""
-        # Guards all fields from here on; never held while foreign code runs. An RLock, since a
-        # __del__ or a signal handler may use the source in the very thread that holds it.
+    def _start_anew(self) -> None:
+        """Start with the token alone, also after a fork: no thread of the parent frees its lock."""
+        # Guards all writes of the fields; never held while foreign code runs. An RLock, since the
+        # garbage collector may run a finalizer that uses the source in the thread that holds it.
         self._lock = threading.RLock()
         self._forget()
 
@@ -2314,7 +2328,7 @@ class TokenSource:
         self._forced: Moment = _LONG_AGO  # when a refused token was last replaced by a fetch
         self._backoff = 0.0  # seconds to pause after the next failure: 0, 1, 2, 4 ... 60
         self._pause_end: Moment = _LONG_AGO
-        self._failed: _Fetch | None = None  # whose error callers without a token get in the pause
+        self._failed: _Fetch | None = None  # in a pause, callers without a token get its error
 
     def __repr__(self) -> str:
         # Of another callable the name alone: a functools.partial would show its arguments.
@@ -2379,7 +2393,7 @@ class TokenSource:
         with self._lock:
             if self._kept is not kept or self._is_pausing() or self._current() is not None:
                 return
-            fetch = self._under_way = _Fetch(True, "")
+            fetch = self._under_way = _Fetch(background=True)
         self._start(fetch)
 
     def _obtain(self, timeout: float | None, refused: str = "") -> Token:
@@ -2399,7 +2413,7 @@ class TokenSource:
                     fetch = self._failed
                 starts = fetch is None
                 if fetch is None:
-                    fetch = self._under_way = _Fetch(False, refused)
+                    fetch = self._under_way = _Fetch(background=False, forced=refused != "")
             if starts:
                 self._start(fetch)
             self._wait(fetch, end)
@@ -2413,7 +2427,8 @@ class TokenSource:
                 raise OAuthTransportError(
                     f"no token came within {within:g} s; is token_url slow, or a shared cache?"
                 )
-            # After a failed renewal callers try by themselves, unless the server wants a pause.
+            # The error of a renewal in the background is not for callers: they fetch by themselves,
+            # unless the server asked for a pause.
             if not fetch.background or fetch is self._failed:
                 raise _copy(fetch.error)
 
@@ -2482,7 +2497,7 @@ class TokenSource:
         lock: Any = None
         try:
             if self._cache is not None:
-                kept, lock = self._cache.find(self._accept, self._limit)
+                kept, lock = self._cache.find_or_lock(self._accept, self._limit)
             if kept is None:
                 kept = self._fetched(fetch)
             fetch.token = kept.token
@@ -2500,7 +2515,7 @@ class TokenSource:
             try:
                 # Before the callers go on: a short script may end then, and this thread with it.
                 if self._cache is not None:
-                    self._cache.leave(kept, lock)
+                    self._cache.store_and_release(kept, lock)
             finally:
                 fetch.done.set()
         if fetch.background and fetch.error is not None:
@@ -2511,7 +2526,7 @@ class TokenSource:
 
     def _fetched(self, fetch: _Fetch) -> _KeptToken:
         fetch.since = _now()  # the shared cache may have taken its time
-        if fetch.refused:
+        if fetch.forced:
             with self._lock:
                 self._forced = fetch.since
         try:
@@ -2581,14 +2596,14 @@ def _copy(error: Any) -> Any:
 
 # ---- OAuthHandler: which requests get the token, what a 401 does, where redirects may go ---------
 
+_LOCATION_LIMIT = 8 << 10  # characters; servers accept no longer URL
 _MAX_REDIRECTS = 10  # that one call follows; browsers take 20, urllib 10
 # Headers that a redirect may take to another origin.
 _GO_ANYWHERE = ("accept", "accept-language", "accept-encoding", "accept-charset", "user-agent")
-_CHALLENGE = re.compile(
+_CHALLENGE = (
     # A word is a scheme or, before "=", a parameter of that scheme (RFC 9110 section 11.6.1).
     r"([\w!#$%&'*+.^`|~-]+)"
-    r'(?:[ \t]*(=)[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?|"(?:[^"\\]|\\.)*"?',
-    re.ASCII,
+    r'(?:[ \t]*(=)[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?|"(?:[^"\\]|\\.)*"?'
 )
 
 
@@ -2610,19 +2625,24 @@ class _Request(urllib.request.Request):
 
     any_status = False  # whether the caller wants the answer whatever its status
     caller_headers: Any = None  # headers and unredirected_hdrs, before handlers add theirs
-    calls: dict[Any, _Call]  # by OAuthHandler: an opener may have one for each of several APIs
     timeout: Any
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # By OAuthHandler: an opener may have one for each of several APIs.
+        self.calls: dict[Any, _Call] = {}
 
 
 def _continue(before: Any, url: str, data: Any, method: str, caller_headers: Any) -> _Request:
     """Return a new Request of ours for the call that another Request began.
 
-    The other one must not be changed, and urllib may have put a proxy on it.
+    caller_headers: its headers and unredirected_hdrs, without those that handlers added. The other
+    Request must not be changed, and urllib may have put a proxy on it.
     """
     request = _Request(url, data, {}, before.origin_req_host, before.unverifiable, method)
     request.any_status = getattr(before, "any_status", False)
-    request.caller_headers = caller_headers
     request.calls = getattr(before, "calls", {})
+    request.headers, request.unredirected_hdrs = map(dict, caller_headers)
     request.timeout = before.timeout
     return request
 
@@ -2635,15 +2655,10 @@ class _CopyHandler(urllib.request.BaseHandler):
     def http_request(self, request: Any) -> Any:
         headers = request.headers, request.unredirected_hdrs
         if not isinstance(request, _Request):
-            url = request.full_url
-            request = _continue(request, url, request.data, request.get_method(), headers)
-        if request.caller_headers is None:
-            request.caller_headers = headers
-            request.calls = {}
-        # Also for a request that another handler opens again, after a 503 say.
-        request.headers, request.unredirected_hdrs = map(dict, request.caller_headers)
-        if not request.any_status:
-            _message_of(request)  # raises ValueError before a token is fetched in vain
+            method = _check_method(request.get_method())
+            request = _continue(request, request.full_url, request.data, method, headers)
+        if request.caller_headers is None:  # or another handler opens it again, with its own header
+            request.caller_headers = tuple(map(dict, headers))
         return request
 
     https_request = http_request
@@ -2684,10 +2699,7 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
     def http_request(self, request: Any) -> Any:
         """Put the token on the request if its origin, and every one before
         it, may see it."""
-        try:
-            origin = _origin(request.full_url)
-        except ValueError:
-            return request  # not a URL that may see the token
+        origin = _origin(request.full_url)
         call = request.calls.get(self)
         if call is None:
             origins = self._origins
@@ -2697,9 +2709,15 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
             call = request.calls[self] = _Call(origins, _position(request.data))
         if origin not in call.origins:
             call.origins = ()  # once left, the token never comes back
+        if request.unredirected_hdrs.get("Authorization") == f"Bearer {call.sent}":
+            del request.unredirected_hdrs["Authorization"]  # another handler opens it again
         call.sent = ""
         if call.origins and not request.has_header("Authorization"):
-            call.sent = self._source.token(_timeout_of(request)).access_token
+            token = self._source._ready()
+            if token is None:
+                _message_of(request)  # raises ValueError before a token is fetched in vain
+                token = self._source.token(_timeout_of(request))
+            call.sent = token.access_token
             call.tokens.append(call.sent)
             request.add_unredirected_header("Authorization", "Bearer " + call.sent)
         return request
@@ -2709,10 +2727,9 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
     def default_open(self, request: Any) -> Any:
         """Send what is for this machine without a proxy: urllib would send
         the token there in plain text."""
-        call = getattr(request, "calls", {}).get(self)
-        if call is None or not call.origins or request.type != "http":
+        if request.type != "http" or not _is_local(_origin(request.full_url)):
             return None
-        if not _is_loopback(_origin(request.full_url).host):
+        if not request.calls[self].origins:
             return None
         for handler in self.parent.handle_open["http"]:  # type: ignore[attr-defined]
             if isinstance(handler, urllib.request.HTTPHandler):
@@ -2727,24 +2744,26 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
         suffice, and the error of the renewal if that fails. A 400 or 403
         counts only with a Bearer challenge (RFC 6750 section 3).
         """
-        call = getattr(request, "calls", {}).get(self)
+        call = request.calls[self]
         challenge = _bearer_challenge(headers)
-        if call is None or not call.sent or (code != 401 and challenge is None):
+        if not call.sent or (code != 401 and challenge is None):
             return None
         can_repeat = _rewind(request.data, call.start)
         refusal = _refusal(request, fp, code, headers, challenge or {}, call.tokens, can_repeat)
-        if code == 400 or not isinstance(refusal, OAuthInvalidToken) or call.replayed:
-            raise refusal
-        try:
-            token = self._source.reject(call.sent, _timeout_of(request))
-        except Exception as error:
-            raise error from refusal
-        if token.access_token == call.sent or not can_repeat:
-            raise refusal
-        call.replayed = True
-        url = request.full_url
-        again = _continue(request, url, request.data, request.get_method(), request.caller_headers)
-        return self.parent.open(again, timeout=again.timeout)
+        if code != 400 and isinstance(refusal, OAuthInvalidToken) and not call.replayed:
+            try:
+                token = self._source.reject(call.sent, _timeout_of(request))
+            except Exception as error:
+                raise error from refusal
+            if token.access_token != call.sent and can_repeat:
+                call.replayed = True
+                url = request.full_url
+                method = request.get_method()
+                again = _continue(request, url, request.data, method, request.caller_headers)
+                return self.parent.open(again, timeout=again.timeout)
+        if request.any_status:
+            return refusal  # an HTTPError is an answer, too
+        raise refusal
 
     http_error_400 = http_error_403 = http_error_401
 
@@ -2756,9 +2775,9 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
         Accept, Accept-* and User-Agent, no body, and the token if that
         origin is named, too.
         """
-        call = getattr(request, "calls", {}).get(self)
+        call = request.calls[self]
         location = headers.get("Location")
-        if call is None or location is None or not self.follows:
+        if location is None or not self.follows:
             return None
         method = request.get_method()
         data = request.data
@@ -2767,6 +2786,8 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
             data = None
         body = _read_error_body(fp)  # to its end, so that the connection can be kept
         try:
+            if len(location) > _LOCATION_LIMIT:
+                raise ValueError("it is too long")
             # Bytes that are not ASCII are UTF-8, if they mean anything.
             target = location.encode("iso-8859-1").decode("utf-8", "replace")
             url = _encode_url(urllib.parse.urljoin(request.full_url, target))
@@ -2844,7 +2865,7 @@ def _bearer_challenge(headers: Any) -> dict[str, str] | None:
     found: list[dict[str, str]] = []
     for line in headers.get_all("WWW-Authenticate", ()):
         current: dict[str, str] = {}
-        for name, equals, quoted, plain in _CHALLENGE.findall(line[:8192]):
+        for name, equals, quoted, plain in re.findall(_CHALLENGE, line[:8192], re.ASCII):
             if equals:
                 current.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) or plain)
             elif name:
@@ -3000,7 +3021,7 @@ class Response:
 
         if self.ok:
             return self
-        error: Any = copy.copy(self._refusal)  # whose body was not read yet
+        error: Any = copy.copy(self._refusal)  # a copy, whose body can be read
         if error is None:
             message = _status_message(self._method, self.url, self.status)
             error = _HTTPError(message, self.url, self.status, self.headers, self.content)
@@ -3083,6 +3104,8 @@ class OAuthSession:
 
     def _set_up(self, settings: dict[str, Any]) -> None:
         self._pool = _Pool(settings["context"])
+        if settings["base_url"] is not None:
+            settings["base_url"] = _text(settings["base_url"], "base_url")
         self._origins = _session_origins(
             settings["base_url"], settings["origins"], settings["allow_http"]
         )
@@ -3097,11 +3120,8 @@ class OAuthSession:
             keeping = {name: settings[name] for name in _KEEPING if name in given}
             settings["source"] = TokenSource(self._credentials, **keeping)
         elif given:
-            raise ValueError(
-                f"{given[0]} and source contradict each other: "
-                f"leave one out, or pass {given[0]}=None"
-            )
-        for name in ("client_secret", "client_assertion", "token_headers"):
+            raise _contradiction(given[0], "source", given[0])
+        for name in ("client_secret", "client_assertion", "token_params", "token_headers"):
             del settings[name]  # so that nothing that shows a session shows them
         self.headers = settings.pop("headers")
         self.timeout = settings.pop("timeout")
@@ -3151,7 +3171,7 @@ class OAuthSession:
         further arguments, which go before the environment. Raises
         ValueError that names the variables.
         """
-        environ = os.environ if environ is None else environ
+        environ = _without_rivals(prefix, os.environ if environ is None else environ, settings)
         found: dict[str, Any] = {}
         for name in _FROM_ENVIRONMENT:
             if environ.get(prefix + name.upper()):
@@ -3287,17 +3307,15 @@ class OAuthSession:
         """
         _refuse(unknown, "request")
         body, content_type = _encode_body(data, json)
-        request = _Request(self._absolute(url, params), body, method=_check_word(method))
+        url = self._absolute(url, params)
+        host = _origin(url).host  # or Request would parse the URL once more
+        request = _Request(url, body, {}, host, method=_check_method(method))
         self._add_headers(request, headers, content_type)
         decode = not (request.has_header("Accept-encoding") or request.has_header("Range"))
         if decode:
             request.add_header("Accept-encoding", "gzip")
         request.any_status = True
-        try:
-            answer = self.opener.open(request, timeout=timeout)
-        except OAuthBearerError as error:
-            answer = error
-        with answer:
+        with self.opener.open(request, timeout=timeout) as answer:
             return Response(answer, request.get_method(), decode)
 
     def open(
@@ -3320,7 +3338,7 @@ class OAuthSession:
                 self._absolute(request.full_url),
                 request.data,
                 request.headers,
-                method=request.get_method(),
+                method=_check_method(request.get_method()),
             )
             ours.unredirected_hdrs = dict(request.unredirected_hdrs)
         else:
@@ -3375,12 +3393,9 @@ class OAuthSession:
             wanted[_text(name).lower()] = value
         if wanted.get("content-type") is None:
             wanted["content-type"] = content_type
-        given = {}
         for name, value in wanted.items():
             if value is not None and not request.has_header(name.capitalize()):
-                given[name] = value
-        for name, value in _check_headers(given).items():
-            request.add_header(name, value)
+                request.add_header(name, value)
 
 
 class _StatusHandler(urllib.request.HTTPDefaultErrorHandler):
@@ -3413,10 +3428,9 @@ class _SessionHandler(OAuthHandler):
 
 
 def _status_message(method: str, url: str, status: int) -> str:
-    """Return the text of an HTTP error. It leaves out the query, which may hold a secret."""
-    place = re.split("[?#]", url)[0]
+    """Return the text of an HTTP error."""
     phrase = http.client.responses.get(status, "")
-    return f"{method} {place} answered {status} {phrase}".rstrip()
+    return f"{method} {_without_query(url)} answered {status} {phrase}".rstrip()
 
 
 @functools.lru_cache(maxsize=256)  # a session calls the same URLs again and again
@@ -3442,15 +3456,28 @@ def _complete_url(
 
 def _session_origins(base_url: Any, origins: Any, allow_http: bool) -> frozenset[_Origin] | None:
     """Return the origins that may see the token, or None for those that the caller calls."""
-    if base_url is None and not origins:
+    if base_url is None and origins is None:
         return None
     named = _check_origins("origins", origins, allow_http)
+    if base_url is None and not named:
+        raise ValueError("origins names no URL: leave it out, or name those that may see the token")
     if base_url is not None:
         base = _check_url("base_url", base_url, allow_http)
         if "?" in base or "#" in base:
             raise ValueError("base_url must be without ? and #, since paths are appended to it")
         named |= {_origin(base)}
     return named
+
+
+def _without_rivals(prefix: str, environ: Mapping[str, str], settings: Any) -> Mapping[str, str]:
+    """Return the variables without those that would contradict an argument."""
+    rivals: list[str] = []
+    if settings.get("token_url") or settings.get("issuer"):
+        rivals += ["TOKEN_URL", "ISSUER"]
+    if settings.get("client_secret") or settings.get("client_assertion"):
+        rivals += ["CLIENT_SECRET", "CLIENT_SECRET_FILE", "ASSERTION_FILE"]
+    names = [prefix + rival for rival in rivals]
+    return {name: value for name, value in environ.items() if name not in names}
 
 
 def _file_reader(name: str, path: str) -> Callable[[], str]:
@@ -3473,7 +3500,7 @@ def _encode_body(data: Any, obj: Any) -> tuple[Any, str | None]:
     """Return the body for urllib, and the Content-Type to use unless the caller names one."""
     if obj is not None:
         if data is not None:
-            raise ValueError("data and json contradict each other: leave one of them out")
+            raise _contradiction("data", "json", "data")
         return json.dumps(obj, allow_nan=False).encode(), "application/json"
     if data is None:
         return None, None
@@ -3602,7 +3629,7 @@ class DemoServer:
             handler.send_header(name, field)
         handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
-        if handler.command != "HEAD":
+        if handler.command != "HEAD" and status not in (204, 304):
             handler.wfile.write(content)
 
     def _issue(self, form: dict[str, str], credentials: str) -> tuple[int, Any, Mapping[str, str]]:
@@ -3753,23 +3780,20 @@ def _parser() -> Any:
     return parser
 
 
-def _session_of(options: Any, environ: dict[str, str]) -> OAuthSession:
+def _session_of(options: Any) -> OAuthSession:
     """Make the session of options and environment; an option goes before what contradicts it."""
     settings = {
         name: value
         for name, value in vars(options).items()
         if name in _SETTINGS and value is not None
     }
-    if options.token_url or options.issuer:
-        environ.update(OAUTH_TOKEN_URL="", OAUTH_ISSUER="")
     path = options.client_secret_file
-    if path:
-        environ.update(OAUTH_CLIENT_SECRET="", OAUTH_CLIENT_SECRET_FILE="")
     if path == "-":
-        settings["client_secret"] = sys.stdin.readline().lstrip("\ufeff").rstrip("\n")
+        line = sys.stdin.buffer.readline()  # and leave the rest to -d @-
+        settings["client_secret"] = line.decode("utf-8-sig").rstrip("\r\n")
     elif path:
         settings["client_secret"] = _file_reader("--client-secret-file", path)
-    return OAuthSession.from_env("OAUTH_", environ, **settings)
+    return OAuthSession.from_env(**settings)
 
 
 class _Check:
@@ -3778,114 +3802,125 @@ class _Check:
     def __init__(self, session: OAuthSession) -> None:
         self.session = session
         self.credentials: Any = session._credentials
-        self.failed = "NO"  # what begins the line of a step that fails
+        self.well = True
 
-    def run(self, options: Any, environ: Mapping[str, str]) -> bool:
-        """Return whether all is well. The first failure of the network ends it."""
-        _print_settings(options, environ)
+    def run(self, url: str | None) -> bool:
+        """Return whether all is well. A step that fails ends it, unless the next can do without."""
+        self.begin("settings")
+        try:
+            self.ask(self.find_endpoint())
+            self.authenticate()
+            if url:
+                self.begin("API")
+                response = self.session.get(url).raise_for_status()
+                self.say("ok", _status_message("GET", response.url, response.status))
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            self.say("NO", error)
+            return False
+        return self.well
+
+    def begin(self, step: str) -> None:
+        """Name the step that follows, and give it its time."""
+        self.step = step
+        self.deadline = time.monotonic() + float(self.credentials.timeout)
+
+    def say(self, mark: str, text: object) -> None:
+        """Print how the step went: ok, NO, or -- if it does not matter."""
+        _print(f"{mark:6}{self.step}: {' '.join(str(text).split())}")
+
+    def find_endpoint(self) -> str:
+        """Return the token endpoint, once it can be reached."""
         credentials = self.credentials
-        if not self.reach(credentials.issuer or credentials.token_url):
-            return False
-        if credentials.issuer is not None and not self.step("discovery", self.discover):
-            return False
-        endpoint = credentials.token_url or credentials._metadata["token_endpoint"]
-        if _origin(endpoint) != credentials.origin and not self.reach(endpoint):
-            return False
-        if not self.step("token endpoint", self.ask, endpoint):
-            return False
-        clock = self.step("clock", self.clock)
-        methods = credentials._candidates(credentials._current_secret())
+        endpoint = credentials.token_url
+        if endpoint is None:
+            self.reach(credentials.issuer)
+            self.begin("discovery")
+            credentials._discover(self.deadline)
+            endpoint = credentials._metadata["token_endpoint"]
+            self.say("ok", f"the token endpoint is {endpoint}")
+        if credentials.issuer is None or _origin(endpoint) != _origin(credentials.issuer):
+            self.reach(endpoint)
+        return str(endpoint)
+
+    def reach(self, url: str) -> None:
+        """Look up the host, connect to it, and verify its certificate."""
+        origin = _origin(url)
+        proxy = urllib.request.getproxies().get(origin.scheme)
+        if proxy and not _is_local(origin) and not urllib.request.proxy_bypass(origin.host):
+            place = proxy.rpartition("@")[2]
+            _print(f"{_INDENT}{origin.host} is reached through the proxy {place}")
+            return
+        route = _Route(origin, None, None)
+        self.begin(f"DNS {origin.host}")
+        found = socket.getaddrinfo(origin.host.strip("[]"), origin.port, 0, socket.SOCK_STREAM)
+        self.say("ok", ", ".join(sorted({str(address[4][0]) for address in found})))
+        self.begin(f"TCP {origin.host}")
+        _open_stream(route, self.deadline).close()
+        self.say("ok", f"port {origin.port} is open")
+        if origin.scheme == "https":
+            self.begin(f"TLS {origin.host}")
+            self.session._pool.connect(route, self.deadline).close()
+            self.say("ok", "the certificate is trusted, and for this host")
+
+    def ask(self, endpoint: str) -> None:
+        """See whether the token endpoint answers, and what time it is there."""
+        self.begin("token endpoint")
+        reply = self.credentials._send(_TokenRequest(endpoint, None, {}, ()), self.deadline)
+        self.say("ok", "it answers")
+        self.step = "clock"
+        try:
+            skew = _seconds_of_date(reply.headers["Date"]) - time.time()
+        except ValueError:
+            self.say("ok", "the server does not tell the time")
+            return
+        if abs(skew) <= _CLOCK_SKEW:
+            self.say("ok", "within a minute of the server's")
+            return
+        self.well = False
+        direction = "behind" if skew > 0 else "ahead of"
+        self.say("NO", f"this machine is {abs(skew):.0f} s {direction} the server: set its clock")
+
+    def authenticate(self) -> None:
+        """Fetch a token by the methods that a session would try, in its order."""
+        secret = self.credentials._current_secret()
+        methods = self.credentials._candidates(secret)
         if "client_secret_basic_raw" in methods:
             _print(f"{_INDENT}id or secret have characters that servers decode in different ways")
         for method in methods:
-            # Only the last one decides: a session tries them in this order, too.
-            self.failed = "NO" if method == methods[-1] else "--"
-            if self.step(f"token by {method}", self.fetch, method):
+            self.begin(f"token by {method}")
+            try:
+                token = self.credentials._request(method, secret, self.deadline)
                 break
-        else:
-            return False
-        self.failed = "NO"
-        return (not options.url or self.step("API", self.call, options.url)) and clock
-
-    def step(self, name: str, action: Callable[..., str], *arguments: Any) -> bool:
-        self.deadline = time.monotonic() + float(self.credentials.timeout)
-        try:
-            _print(f"ok    {name}: {action(*arguments)}")
-            return True
-        except (OSError, ValueError, TypeError, LookupError) as error:
-            _print(f"{self.failed}    {name}: {' '.join(str(error).split())}")
-            return False
-
-    def reach(self, url: str) -> bool:
-        origin = _origin(url)
-        proxy = urllib.request.getproxies().get(origin.scheme)
-        direct = origin.scheme == "http" and _is_loopback(origin.host)
-        if proxy and not direct and not urllib.request.proxy_bypass(origin.host):
-            _print(
-                f"{_INDENT}{origin.host} is reached through the proxy {proxy.rpartition('@')[2]}"
-            )
-            return True
-        steps = [("DNS", self.look_up), ("TCP", self.connect), ("TLS", self.verify)]
-        if origin.scheme == "http":
-            steps.pop()
-        return all(self.step(f"{name} {origin.host}", action, origin) for name, action in steps)
-
-    def look_up(self, origin: _Origin) -> str:
-        found = socket.getaddrinfo(origin.host, origin.port, 0, socket.SOCK_STREAM)
-        return ", ".join(sorted({str(address[4][0]) for address in found}))
-
-    def connect(self, origin: _Origin) -> str:
-        _open_stream(_Route(origin, None, None), self.deadline).close()
-        return f"port {origin.port} is open"
-
-    def verify(self, origin: _Origin) -> str:
-        self.session._pool.connect(_Route(origin, None, None), self.deadline).close()
-        return "the certificate is trusted, and for this host"
-
-    def discover(self) -> str:
-        self.credentials._discover(self.deadline)
-        return f"the token endpoint is {self.credentials._metadata['token_endpoint']}"
-
-    def ask(self, url: str) -> str:
-        self.reply = self.credentials._send(_TokenRequest(url, None, {}, ()), self.deadline)
-        return "it answers"
-
-    def clock(self) -> str:
-        date = self.reply.headers["Date"]
-        skew = _seconds_of_date(date) - time.time() if date else 0.0
-        if abs(skew) > _CLOCK_SKEW:
-            direction = "behind" if skew > 0 else "ahead of"
-            raise ValueError(
-                f"this machine is {abs(skew):.0f} s {direction} the server: set its clock"
-            )
-        return "within a minute of the server's" if date else "the server does not tell the time"
-
-    def fetch(self, method: str) -> str:
-        token = self.credentials._request(method, self.credentials._current_secret(), self.deadline)
-        self.session.source._fetch = lambda: (
-            token
-        )  # for the call: an assertion may be good for one token only
-        audience = ""
-        try:  # the most frequent reason for a 401 of the API
-            claims = json.loads(base64.urlsafe_b64decode(token.access_token.split(".")[1] + "=="))
-            audience = f", aud {_clean(claims['aud'], [token.access_token])}"
-        except (LookupError, ValueError, TypeError):
-            pass  # not a JWT
-        life = (
-            "an unknown time"
-            if token.expires_at is None
-            else f"{token.expires_at - time.time():.0f} s"
-        )
-        scope = _clean(token.scope, _spellings(token.access_token))
-        return f"a token for {life}, scope {scope}{audience}"
-
-    def call(self, url: str) -> str:
-        response = self.session.get(url).raise_for_status()
-        return _status_message("GET", response.url, response.status)
+            except OAuthResponseError as error:
+                if method == methods[-1] or not _is_client_refused(error):
+                    raise
+                self.say("--", error)
+        self.say("ok", _describe(token))
+        # For the call of the API: an assertion may be good for one token only.
+        self.session.source._fetch = lambda: token
 
 
-def _print_settings(options: Any, environ: Mapping[str, str]) -> None:
+def _describe(token: Token) -> str:
+    """Return what a token is good for."""
+    secrets = _spellings(token.access_token)
+    life = "an unknown time"
+    if token.expires_at is not None:
+        life = f"{token.expires_at - time.time():.0f} s"
+    text = f"a token for {life}, scope {_clean(token.scope, secrets)}"
+    try:  # the most frequent reason for a 401 of the API
+        claims = json.loads(base64.urlsafe_b64decode(token.access_token.split(".")[1] + "=="))
+        text += f", aud {_clean(claims['aud'], secrets)}"
+    except (LookupError, ValueError, TypeError, RecursionError):
+        pass  # not a JWT
+    return text
+
+
+def _print_settings(options: Any) -> None:
     """Print what is set, and where each comes from; of a secret only where."""
+    given = {name: value for name, value in vars(options).items() if value}
+    if options.client_secret_file:
+        given["client_secret"] = options.client_secret_file
+    environ = _without_rivals("OAUTH_", os.environ, given)
     for name in (*_FROM_ENVIRONMENT, "client_secret_file", "assertion_file"):
         value = getattr(options, name, None)
         place = "--" + name.replace("_", "-")
@@ -3898,20 +3933,21 @@ def _print_settings(options: Any, environ: Mapping[str, str]) -> None:
             _print(f"{_INDENT}{name}: not set")
 
 
-def _call(session: OAuthSession, options: Any) -> int:
+def _print_answer(session: OAuthSession, options: Any) -> int:
     """Call the URL and print what it answers, as curl does."""
     body = None
     headers = {}
     if options.data is not None:
         body = options.data.encode()
         headers["content-type"] = "application/x-www-form-urlencoded"
-        if options.data.startswith("@"):
-            path = options.data[1:]
+        if options.data == "@-":
+            body = sys.stdin.buffer.read()
+        elif options.data.startswith("@"):
             try:
-                with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
+                with open(options.data[1:], "rb") as file:
                     body = file.read()
             except OSError as error:
-                raise ValueError(f"-d: cannot read {path}: {error.strerror}") from None
+                raise ValueError(f"-d: cannot read {options.data[1:]}: {error.strerror}") from None
     for line in options.header:
         name, colon, value = line.partition(":")
         if not colon:
@@ -3949,10 +3985,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.demo:
             return _demo()
-        environ = dict(os.environ)
-        with _session_of(options, environ) as session:
+        with _session_of(options) as session:
             if options.check:
-                well = _Check(session).run(options, environ)
+                _print_settings(options)
+                well = _Check(session).run(options.url)
                 print(
                     "All is well."
                     if well
@@ -3962,7 +3998,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.token:
                 print(session.access_token)
                 return 0
-            return _call(session, options)
+            return _print_answer(session, options)
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         return 1
