@@ -410,9 +410,8 @@ def _is_local(origin: _Origin) -> bool:
 
 def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> str:
     """Return a URL encoded as in RFC 3986; ValueError if no secret may be sent to it."""
-    text = _text(url or "", name + hint)
     try:
-        encoded = _encode_url(text)
+        encoded = _encode_url(_text(url or "", name, hint))
         origin = _origin(encoded)
     except ValueError as error:
         raise ValueError(f"{name} is no usable URL: {error}{hint}") from None
@@ -447,7 +446,7 @@ def _encode_host(host: str) -> str:
     return encoded.decode() + colon + port
 
 
-def _text(value: Any, name: str = "text") -> str:
+def _text(value: Any, name: str = "text", hint: str = "") -> str:
     """Return text as a plain str. (str() of an Enum member is its name.)"""
     if isinstance(value, bytes):
         try:
@@ -457,7 +456,7 @@ def _text(value: Any, name: str = "text") -> str:
         raise ValueError(f"{name} is not UTF-8")
     if isinstance(value, str):
         return str.__str__(value)
-    raise TypeError(f"{name} must be str or bytes, not {type(value).__name__}")
+    raise TypeError(f"{name} must be str or bytes, not {type(value).__name__}{hint}")
 
 
 @functools.lru_cache(maxsize=256)
@@ -1782,9 +1781,7 @@ def _token_opener(handlers: Iterable[Any], pool: _Pool) -> urllib.request.Opener
 
 def _plain_text(name: str, value: Any, hint: str = "") -> str:
     """Return a setting as text; TypeError or ValueError that names it."""
-    if not isinstance(value, (str, bytes)):
-        raise TypeError(f"{name} must be a str, not {type(value).__name__}{hint}")
-    text = _text(value, name)
+    text = _text(value, name, hint)
     if not text:
         raise ValueError(f"{name} is empty{hint}")
     if not text.isprintable():

@@ -17,7 +17,7 @@ from pathlib import Path
 
 # The design wants 11,200 nodes, 520 branches and 6.4 nodes per statement. Nodes and branches are what
 # the file has reached, and may only fall; so may the budgets of the rooms.
-NODES, BRANCHES, DENSITY = 15_981, 783, 6.2
+NODES, BRANCHES, DENSITY = 15_958, 782, 6.2
 FUNCTION = 50  # lines of the longest function, docstring included
 COLUMNS = 100
 BUDGETS = {  # nodes by room, from the top of the file to its end

@@ -32,6 +32,22 @@ def pytest_configure(config):
 
 
 @pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A certificate for the names of the servers, its own CA, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("not installed: openssl")
+    folder = tmp_path_factory.mktemp("tls")
+    paths = str(folder / "certificate.pem"), str(folder / "key.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-out", paths[0], "-keyout", paths[1]]
+    names = "subjectAltName=IP:127.0.0.1,DNS:auth.example.test,DNS:api.example.test"
+    command += ["-days", "2", "-subj", "/CN=test", "-addext", names]
+    command += ["-addext", "keyUsage=critical,digitalSignature,keyCertSign"]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=START_LIMIT)
+    assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
+    return paths
+
+
+@pytest.fixture(scope="session")
 def rows(pytestconfig):
     """The table's rows, (case, token requests, what they were), in the order in which the cases ran."""
     return pytestconfig.stash[ROWS]

@@ -15,7 +15,6 @@ import http.server
 import json
 import os
 import select
-import shutil
 import socket
 import ssl
 import subprocess
@@ -146,22 +145,6 @@ class ProxyHandler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """A certificate for the names of the servers, its own CA, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("not installed: openssl")
-    folder = tmp_path_factory.mktemp("tls")
-    paths = str(folder / "certificate.pem"), str(folder / "key.pem")
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-out", paths[0], "-keyout", paths[1]]
-    names = "subjectAltName=IP:127.0.0.1,DNS:auth.example.test,DNS:api.example.test"
-    command += ["-days", "2", "-subj", "/CN=test", "-addext", names]
-    command += ["-addext", "keyUsage=critical,digitalSignature,keyCertSign"]
-    done = subprocess.run(command, check=False, capture_output=True, timeout=START_LIMIT)
-    assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
-    return paths
 
 
 @contextlib.contextmanager

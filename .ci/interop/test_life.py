@@ -14,7 +14,6 @@ import functools
 import json
 import os
 import queue
-import shutil
 import signal
 import socket
 import ssl
@@ -383,20 +382,6 @@ def running(request):
             arguments = (futures[item.name], body, *case)
             threading.Thread(target=run_into, args=arguments, daemon=True).start()
     return futures
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """A certificate for 127.0.0.1, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("not installed: openssl")
-    folder = tmp_path_factory.mktemp("tls")
-    paths = str(folder / "certificate.pem"), str(folder / "key.pem")
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-out", paths[0], "-keyout", paths[1]]
-    command += ["-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command += ["-addext", "keyUsage=critical,digitalSignature,keyCertSign"]
-    subprocess.run(command, check=True, timeout=LIMIT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return paths
 
 
 # --- forks, while another thread is in the middle of something --------------------------------------------------------
