@@ -17,22 +17,22 @@ from pathlib import Path
 
 # The design wants 11,200 nodes, 520 branches and 6.4 nodes per statement. Nodes and branches are what
 # the file has reached, and may only fall; so may the budgets of the rooms.
-NODES, BRANCHES, DENSITY = 15_958, 782, 6.2
+NODES, BRANCHES, DENSITY = 12_862, 606, 5.8
 FUNCTION = 50  # lines of the longest function, docstring included
 COLUMNS = 100
 BUDGETS = {  # nodes by room, from the top of the file to its end
     "Head": 170,
-    "Errors": 675,
-    "URLs": 820,
-    "Connections": 2_880,
-    "Token": 620,
-    "ClientCredentials": 2_560,
-    "Caches": 1_030,
-    "TokenSource": 1_335,
-    "OAuthHandler": 1_315,
-    "OAuthSession": 2_275,
-    "DemoServer": 730,
-    "Command line": 1_645,
+    "Errors": 520,
+    "URLs": 565,
+    "Connections": 2_465,
+    "Token": 490,
+    "ClientCredentials": 2_025,
+    "Caches": 845,
+    "TokenSource": 1_225,
+    "OAuthHandler": 1_175,
+    "OAuthSession": 1_810,
+    "DemoServer": 600,
+    "Command line": 1_055,
 }
 
 FILE = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).resolve().parents[1] / "oauth_session.py")

@@ -33,8 +33,7 @@ from werkzeug.serving import make_server
 METHODS = ["client_secret_basic", "client_secret_post", "client_secret_jwt", "private_key_jwt", "none"]
 ISSUERS = {  # path: what its metadata list, and which algorithms it therefore accepts
     "": (METHODS, ["HS256", "RS256", "ES256"]),
-    "/tenant/one": (METHODS, ["RS256", "ES256", "HS512"]),
-    "/hs384": (METHODS, ["HS384"]),
+    "/tenant/one": (METHODS, ["RS256", "ES256", "HS256"]),
     "/post": (["client_secret_post"], None),
     "/jwt": (["client_secret_jwt"], ["HS256"]),
     "/oidc": (METHODS, ["HS256", "RS256", "ES256"]),  # has no metadata but those of OpenID Connect discovery

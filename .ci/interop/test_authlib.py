@@ -23,7 +23,7 @@ from peers import WAIT_LIMIT
 
 import oauth_session
 
-SECRET = "a-plain-secret-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJKLM-0123456789"  # HS512 wants 64 bytes
+SECRET = "a-plain-secret-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJKLM-0123456789"
 RESERVED = 's3cr:et%/+ &=?#"\\~%41€'
 BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
@@ -327,15 +327,14 @@ OAUTH, OPENID = "/.well-known/oauth-authorization-server", "/.well-known/openid-
 
 
 @pytest.mark.parametrize(
-    ("path", "discovery", "alg"),
+    ("path", "discovery"),
     [
-        pytest.param("", [OAUTH], "HS256", id="no path"),
-        pytest.param("/tenant/one", [OAUTH + "/tenant/one"], "HS512", id="path inserted, only HS512"),
-        pytest.param("/hs384", [OAUTH + "/hs384"], "HS384", id="only HS384"),
-        pytest.param("/oidc", [OAUTH + "/oidc", "/oidc" + OPENID], "HS256", id="OpenID Connect"),
+        pytest.param("", [OAUTH], id="no path"),
+        pytest.param("/tenant/one", [OAUTH + "/tenant/one"], id="path inserted"),
+        pytest.param("/oidc", [OAUTH + "/oidc", "/oidc" + OPENID], id="OpenID Connect"),
     ],
 )
-def test_issuer_leads_to_the_token_endpoint_and_is_the_audience(authlib, connect, path, discovery, alg):
+def test_issuer_leads_to_the_token_endpoint_and_is_the_audience(authlib, connect, path, discovery):
     issuer = authlib.url + path
     authlib.register("client", "client_secret_jwt", secret=SECRET)
     session = connect("client", SECRET, auth_method="client_secret_jwt", issuer=issuer)
@@ -345,7 +344,7 @@ def test_issuer_leads_to_the_token_endpoint_and_is_the_audience(authlib, connect
     assert seen == [("client", "read")] * 3
     assert authlib.discovery == discovery
     assert authlib.token_answers == {"client": ["assertion 200"] * 3}
-    assert [(one["alg"], one["aud"]) for one in authlib.assertions["client"]] == [(alg, issuer)] * 3
+    assert [(one["alg"], one["aud"]) for one in authlib.assertions["client"]] == [("HS256", issuer)] * 3
     assert_each_its_own(authlib.assertions["client"], 3)
 
 

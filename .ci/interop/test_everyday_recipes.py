@@ -214,7 +214,7 @@ def test_recipe_does_not_take_the_token_to_another_origin(program):
     status, _, error = program.run(PAGINATION)
 
     assert status == 1
-    assert "ValueError: url leads to https://elsewhere.example, outside this session's origins" in error
+    assert "ValueError: url leads to https://elsewhere.example, which is not among base_url and origins" in error
 
 
 def test_recipe_uploads_a_file_piece_by_piece(program):

@@ -93,7 +93,7 @@ def test_the_wheel_brings_the_module_the_command_and_nothing_else(built, tmp_pat
     shown, demo = run(command, "--help", **options), run(command, "--demo", **options)
 
     assert re.findall(r"(?m)^([\w-]+)==", installed) == ["oauth_session"]
-    assert shown.startswith("usage: ") and "Exit status: 0" in shown
+    assert shown.startswith("usage: ") and "wrong settings" in shown
     assert max(map(len, shown.splitlines())) <= 80
     assert re.search(r"Done: \d+ token requests in all\.$", demo.strip())
 
@@ -188,7 +188,7 @@ TOKEN_URL = "https://auth.example.com/oauth/token"
 MISTAKES = {  # what somebody writes, and what the last line of the traceback must say
     "arguments are missing": ("make('my-client', 'my-secret')", "ValueError: token_url", ORDER),
     "arguments are swapped": (f"make('my-client', 'my-secret', {TOKEN_URL!r}, 'read')", "ValueError: token_url", ORDER),
-    "no scheme": ("make(*four).get('api.example.com/me')", "ValueError: url", "https://host/path", "base_url"),
+    "no scheme": ("make(*four).get('api.example.com/me')", "ValueError: url", "https://host:port/path", "base_url"),
     "verify": ("make(*four).get('/me', verify=False)", "TypeError", "'verify'", "ssl.create_default_context("),
     "http token_url": (
         "make('my-client', 'my-secret', 'read', 'http://auth.example.com/token')",
@@ -198,7 +198,6 @@ MISTAKES = {  # what somebody writes, and what the last line of the traceback mu
         "make(four[0], 'not-the-secret', *four[2:]).get(demo + '/me')",
         "OAuthInvalidClient: {demo} answered 401", "check client_id, client_secret (or assertion, or certificate) and auth_method",
     ),
-    "headers as text": ("make(*four).get(demo, headers='X-A: b')", "TypeError: headers must be a dict", "not str"),
     "data and json": ("make(*four).post(demo, data=b'', json={})", "ValueError: data and json", "leave one out"),
     "closed API": ("make(*four).get(closed + '/me')", "{closed}", "Connection refused"),
     "closed token endpoint": (
@@ -206,7 +205,7 @@ MISTAKES = {  # what somebody writes, and what the last line of the traceback mu
         "OAuthTransportError: {closed} gave no answer", "Connection refused", "is token_url right",
     ),
     "not JSON": (
-        "make(*four).get(page).json()", "not JSON", "text/html", "status 200", "http://localhost:"
+        "make(*four).get(page).json()", "not JSON", "text/html", "status 200"
     ),
 }  # fmt: skip
 
