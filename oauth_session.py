@@ -392,7 +392,7 @@ def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> str:
     try:
         found = _split_url(_text(url or "", name, hint))
     except ValueError as error:
-        raise ValueError(f"{name} is not a usable URL: {error}{hint}") from None
+        raise ValueError(f"{name} is missing, or not a usable URL: {error}{hint}") from None
     if not (allow_http or found.origin.scheme == "https" or _is_plain_loopback(found.origin)):
         raise ValueError(
             f"{name} must start with https:// (http:// is for loopback, or with allow_http=True)"
@@ -845,7 +845,7 @@ class _HTTPResponse(http.client.HTTPResponse):
         if self._method == "HEAD" or self.status in (204, 304):
             self.length = 0
             self.chunked = False
-        elif self.chunked or not lengths:
+        elif not lengths:
             self.length = None
             stream.ends_answer = not self.chunked
         is_unclear = self.version == 10 or (lengths and coding) or is_odd
@@ -3072,7 +3072,7 @@ def _merge_headers(*layers: Any) -> dict[str, Any]:
     """Return the headers of all layers: a later one takes precedence, and None removes one."""
     merged: dict[str, Any] = {}
     for layer in layers:
-        for name, value in (layer or {}).items():
+        for name, value in dict(layer or {}).items():  # another thread may change the session's
             name = _text(name).capitalize()
             if value is None:
                 merged.pop(name, None)
