@@ -11,8 +11,8 @@ one file, standard library only.
     notes = "https://api.example.com/notes"
     session.post(notes, json={"text": "hello"}).raise_for_status()
 
-How a request travels. The rooms of this file come in the opposite order:
-each uses only rooms above it.
+How a request travels. The rooms of this file come in reverse order: each
+uses only rooms above it. Within a room, callers may come first.
  1. OAuthSession makes a `urllib.request.Request` and opens it with its
     OpenerDirector.
  2. OAuthHandler puts `Authorization: Bearer ...` on it, if its origin may
@@ -20,7 +20,7 @@ each uses only rooms above it.
     and, on a 401, has the token renewed and sends the request again, once.
  3. TokenSource keeps the token. FRESH: it is returned. DUE: it is
     returned, and renewed in the background. Missing, EXPIRED or refused:
-    callers wait for one shared fetch. One lock guards what it writes.
+    callers wait for one shared fetch. One lock guards it.
     With cache=, FileCache or another cache is asked first.
  4. ClientCredentials obtains one token: a POST to the token endpoint, and
     a strict validation of the response.
@@ -28,9 +28,9 @@ each uses only rooms above it.
     length is rejected; after one whose end is ambiguous, the connection
     is closed.
 
-A wrong setting raises ValueError or TypeError. An API that gives no answer
-raises URLError, other statuses HTTPError, as with urllib. The rest says
-what to check:
+A wrong setting raises ValueError or TypeError, an API that gives no
+answer URLError. Any status is a Response; raise_for_status() and open()
+raise HTTPError. These say what to check:
     OAuthError(urllib.error.URLError)
     |-- OAuthTransportError        no answer from the token endpoint
     |-- OAuthResponseError         it refused
@@ -40,11 +40,12 @@ what to check:
     |   |-- OAuthTemporarilyUnavailable, OAuthServerError,
     |   `-- OAuthMalformedResponse
     `-- OAuthBearerError(urllib.error.HTTPError)  the API refused the token
-        `-- OAuthInvalidToken (401), OAuthInsufficientScope (403)
+        `-- OAuthInvalidToken, OAuthInsufficientScope
 
 What it will not do: log users in, asyncio, HTTP/2, read ~/.netrc, keep
 cookies, follow https to http, or send the token to an origin that was not
-named. Threads may share everything here.
+named. Threads may share all of it, except the answer of open().
+"Deviation:" marks servers that do not follow the RFC.
 RFC 6749 (OAuth 2.0), 6750 (bearer tokens), 7523 (assertions), 8414
 (issuer), 8705 (mutual TLS), 8707 (resource), 9110 and 9112 (HTTP).
 """
@@ -74,15 +75,11 @@ import urllib.parse
 import urllib.request
 import weakref
 import zlib
-from collections import deque, namedtuple
+from collections import defaultdict, deque, namedtuple
 
-TYPE_CHECKING = False  # that of `typing` would cost an import at each cold start
+TYPE_CHECKING = False  # not that of `typing`, whose import slows a cold start
 if TYPE_CHECKING:
     from typing import Any, Callable, Iterable, Iterator, Mapping, NoReturn, Sequence
-
-    Moment = tuple[float, float]  # wall clock and monotonic clock
-    Texts = str | Iterable[str] | None
-    Secret = str | Callable[[], str] | None
 
 
 __version__ = "0.1.0"
@@ -103,43 +100,38 @@ class OAuthError(urllib.error.URLError):
     """The base of all errors here.
 
     error: the code that the server gave, or None. status: the HTTP status
-    of its answer, or None.
+    of its answer, or None. retry_after: the seconds after which it wants
+    to be asked again, or None.
     """
 
     error: str | None = None
     status: int | None = None
+    retry_after: float | None = None
     __str__ = Exception.__str__  # only the message: that of URLError adds to it
     __repr__ = Exception.__repr__
 
     def __init__(self, message: str = "", **fields: Any) -> None:
-        self.args = (message,)
-        self.reason = message
-        self._fields = fields
+        super().__init__(message)
         for name, value in fields.items():
             setattr(self, name, value)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(type(self), **self._fields), self.args
 
 
 class OAuthTransportError(OAuthError):
     """The token endpoint gave no answer: DNS, TCP, TLS, a proxy or a
-    time-out. The message says which."""
+    timeout. The message says which."""
 
 
 class OAuthResponseError(OAuthError):
     """The token endpoint refused (RFC 6749 section 5.2).
 
     error_description, error_uri: as the server gave them, or None.
-    headers: of its answer. retry_after: the seconds after which it wants
-    to be asked again, at most 300, or None.
-    Secrets in what the server said are replaced by ***.
+    headers: of its answer. Secrets in what the server said are replaced
+    by ***.
     """
 
     error_description: str | None = None
     error_uri: str | None = None
     headers: http.client.HTTPMessage | None = None
-    retry_after: float | None = None
     _advice = "see the server's documentation"
 
 
@@ -150,8 +142,9 @@ class OAuthInvalidRequest(OAuthResponseError):
 
 
 class OAuthInvalidClient(OAuthResponseError):
-    """`invalid_client`, or status 401: check client_id, client_secret and
-    auth_method."""
+    """`invalid_client`, nearly every 401, or a 403 without a known code: a
+    wrong client_secret mostly ends here. Without auth_method, all methods
+    are tried, and the first refusal is raised."""
 
     _advice = "check client_id, client_secret (or assertion, or certificate) and auth_method"
 
@@ -159,7 +152,7 @@ class OAuthInvalidClient(OAuthResponseError):
 class OAuthInvalidGrant(OAuthResponseError):
     """`invalid_grant`: the grant or assertion is wrong, used or expired."""
 
-    _advice = "check token_params"
+    _advice = "check token_params and client_assertion"
 
 
 class OAuthUnauthorizedClient(OAuthResponseError):
@@ -196,9 +189,9 @@ class OAuthTemporarilyUnavailable(OAuthResponseError):
 
 
 class OAuthServerError(OAuthResponseError):
-    """`server_error` or another 5xx: the token endpoint is broken."""
+    """`server_error`, or a 5xx but 503: the token endpoint is broken."""
 
-    _advice = "tell its operator if this stays"
+    _advice = "tell its operator if this lasts"
 
 
 class OAuthMalformedResponse(OAuthResponseError):
@@ -208,7 +201,39 @@ class OAuthMalformedResponse(OAuthResponseError):
     _advice = "is token_url right?"
 
 
-class OAuthBearerError(OAuthError, urllib.error.HTTPError):
+class _HTTPError(urllib.error.HTTPError):
+    """A response with an error status. Its body is in memory, so it can be pickled and copied."""
+
+    status: Any = 401  # this and headers shadow properties
+    headers: Any = None
+    url: Any = ""
+    body: bytes = b""
+    response: Response | None = None
+    __str__ = Exception.__str__
+
+    def __init__(self, message: str = "", **fields: Any) -> None:
+        for name, value in fields.items():
+            setattr(self, name, value)
+        urllib.error.HTTPError.__init__(
+            self,
+            self.url,
+            self.status,
+            http.client.responses.get(self.status, ""),
+            self.headers,
+            io.BytesIO(self.body),  # without a body it would lack read() and the like
+        )
+        self.args = (message,)
+        self._fields = fields
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(type(self), **self._fields), self.args
+
+
+class _RedirectError(_HTTPError):
+    """A redirect that was not followed."""
+
+
+class OAuthBearerError(_HTTPError, OAuthError, urllib.error.HTTPError):
     """The API refused the token (RFC 6750 section 3.1). It is an
     HTTPError with its body, at most 1 MiB, in memory.
 
@@ -216,48 +241,19 @@ class OAuthBearerError(OAuthError, urllib.error.HTTPError):
     if it was raised by its raise_for_status().
     """
 
-    status: Any = 401  # this, reason and headers shadow properties of HTTPError
-    reason: Any = ""
-    headers: Any = None
-    url: Any = ""
-    body: bytes = b""
     scope: str | None = None
     realm: str | None = None
-    response: Response | None = None
-
-    def __init__(self, message: str = "", **fields: Any) -> None:
-        super().__init__(message, **fields)
-        # HTTPError(fp=None) lacks read() and the like.
-        urllib.error.HTTPError.__init__(
-            self, self.url, self.status, self.reason, self.headers, io.BytesIO(self.body)
-        )
 
 
 class OAuthInvalidToken(OAuthBearerError):
-    """401, or `invalid_token`: the API refused the token and the one that
-    replaced it, there was no other, or the body cannot be sent again."""
+    """`invalid_token`, or a 401 that says nothing else: the API refused the
+    token and the one that replaced it, there was no other, or the body
+    cannot be sent again."""
 
 
 class OAuthInsufficientScope(OAuthBearerError):
-    """403, or `insufficient_scope`: the token does not suffice. `scope` is
-    what the API wants, if it said so."""
-
-
-class _HTTPError(urllib.error.HTTPError):
-    """A response with an error status, or a redirect that was not followed. Pickle and copy keep
-    its body."""
-
-    response: Response | None = None
-
-    def __init__(self, message: str, url: str, status: int, headers: Any, body: bytes) -> None:
-        super().__init__(url, status, message, headers, io.BytesIO(body))
-        self.args = message, url, status, headers, body
-
-    def __str__(self) -> str:
-        return self.msg
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self.args
+    """`insufficient_scope`, or a 403 with a bare Bearer challenge: the token
+    does not suffice. `scope` is what the API wants, if it said so."""
 
 
 # The codes of the token endpoint. Add those of your own server.
@@ -274,36 +270,42 @@ ERRORS_BY_CODE: dict[str, type[OAuthResponseError]] = {
 }
 
 
-def _spellings(*secrets: str) -> list[str]:
-    """Return secrets in the spellings in which a server may echo them, the longest first."""
+def _clean(text: object, secrets: Iterable[str] = (), limit: int = 500) -> str:
+    """Return a server's text without secrets and control characters, cut at the limit.
+
+    Secrets are looked for in the spellings in which a server may echo them, the longest first.
+    """
     import html  # takes 3 ms, which a cold start need not pay
 
-    found = set(secrets)
+    most = 2 * limit  # what is searched, or the search could take minutes
+    spellings = {""}
     for secret in secrets:
-        encoded = secret.encode("utf-8", "replace")  # JSON can hold a lone surrogate
-        percent = urllib.parse.quote(encoded, "")
-        lower = re.sub("%..", lambda match: match[0].lower(), percent)
-        found |= {percent, percent.replace("%20", "+"), lower, lower.replace("%20", "+")}
-        found |= {json.dumps(secret)[1:-1], html.escape(secret)}
-        found.add(base64.b64encode(encoded).decode().rstrip("="))
-    found.discard("")
-    return sorted(found, key=len, reverse=True)
-
-
-def _clean(text: object, secrets: Iterable[str] = (), limit: int = 500) -> str:
-    """Return a server's text without secrets and control characters, and not too long."""
-    result = str(text)
-    for secret in secrets:
-        result = result.replace(secret, "***")
-    result = "".join(letter if letter.isprintable() else " " for letter in result)
-    return result[:limit]
+        start = secret[:most]
+        encoded = start.encode("utf-8", "replace")  # JSON can hold a lone surrogate
+        spellings |= {
+            start,
+            urllib.parse.quote(encoded, ""),
+            urllib.parse.quote_plus(encoded),
+            json.dumps(start)[1:-1],
+            html.escape(start),
+            base64.b64encode(encoded).decode().rstrip("="),
+        }
+    ordered = sorted(spellings, key=len, reverse=True)
+    whole = str(text)
+    result = whole[:most]
+    for spelling in ordered[:-1]:  # without ""
+        # In capitals or not: servers write %2F and %2f.
+        result = re.sub(re.escape(spelling), "***", result, flags=re.IGNORECASE)
+    if len(whole) > most:  # half a secret may stand at the end
+        result = result[: max(0, len(result) - len(ordered[0]))]
+    return "".join(letter if letter.isprintable() else " " for letter in result[:limit])
 
 
 def _clean_headers(headers: Any, secrets: Iterable[str]) -> http.client.HTTPMessage:
-    """Return headers that an exception may show."""
+    """Return the headers that an exception may show, and not too many."""
     clean = http.client.HTTPMessage()
-    for name, value in headers.items():
-        clean.set_raw(_clean(name, secrets), _clean(value, secrets))
+    for name, value in headers.items()[:100]:
+        clean[_clean(name, secrets)] = _clean(value, secrets)
     return clean
 
 
@@ -315,7 +317,7 @@ def _contradiction(first: str, second: str) -> ValueError:
 
 
 def _log(level: str, message: str, *values: object) -> None:
-    """Log, if the program has imported `logging`. Never call this with a lock held."""
+    """Log, if the program has imported `logging`. Never call this with TokenSource._lock held."""
     try:
         logging = sys.modules["logging"]
         getattr(logging.getLogger(__name__), level)(message, *values)
@@ -327,23 +329,35 @@ def _log(level: str, message: str, *values: object) -> None:
 
 _Origin = namedtuple("_Origin", "scheme host port")  # an IPv6 host keeps its brackets
 # place: what a message may show; path and query may be confidential. target: path and query.
-_URL = namedtuple("_URL", "text place origin authority target")
+# is_plain_loopback: plain HTTP to this machine, which needs neither TLS nor a proxy.
+_URL = namedtuple("_URL", "text place origin authority target is_plain_loopback")
 
 _PORTS = {"http": 80, "https": 443}
+# Scheme, host and port of at most 260 characters, path and query, and a fragment.
 # \u0300-\u0fff: the vowel signs of many scripts, which are not in \w.
 _URL_FORM = (
-    r"((?ai:https?))://"
-    r"(\[[0-9A-Fa-f:.]+\]|(?:[\w\u0300-\u0fff-]{1,63}\.)*[\w\u0300-\u0fff-]{1,63}\.?)(:[0-9]{0,5})?"
-    r"([/?][^#\0-\x1f\x7f]*)?(?:#[^\0-\x1f\x7f]*)?"
+    r"((?ai:https?))://(?=[^/?#]{1,260}(?:[/?#]|$))"
+    r"(\[[0-9A-Fa-f:.]+\]|(?:[\w\u0300-\u0fff-]{1,63}\.)*[\w\u0300-\u0fff-]{1,63}\.?)"
+    r"(:[0-9]{0,5})?"
+    r"([/?][^#\0-\x1f\x7f]{0,16383})?(?:#[^\0-\x1f\x7f]*)?"
 )
-_LOOPBACK = r"localhost|\[::1\]|127(\.(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])){3}"
+_PLAIN_LOOPBACK = (
+    r"(?ai)http://(localhost|\[::1\]|127(\.(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])){3})(:\d*)?"
+)
 _URI_CHARACTERS = "!#$%&'()*+,/:;=?@~"  # besides letters, digits and "-._" (RFC 3986 section 2)
-# Patterns that every call needs are compiled here, all others at their first use.
-_TOKEN_FORM = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+# Charsets that every Python knows. Other codecs may take hours, or interpret escape sequences.
+_CHARSET = (
+    r'(?ai)charset="?(utf[-_]?(?:8|16|32)|utf-(?:16|32)[bl]e|us-ascii|'
+    r"iso[-_]?8859-(?:[1-9]|1[013-6])|"
+    r"latin-?1|(?:windows-|cp)125[0-8]|koi8-[ru]|gbk|gb2312|gb18030|big5|shift[-_]jis|"
+    r'euc-jp|euc-kr|iso-2022-jp|tis-620)(?=[\s";,]|$)'
+)
+_TOKEN_FORM = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 section 5.6.2
+# Patterns that every call needs are compiled here and below, all others at their first use.
 _VALUE_FORM = re.compile("[\t -~\x80-\xff]*")  # RFC 9110 section 5.5
 
 
-@functools.lru_cache(maxsize=256)  # each call looks at its URL several times
+@functools.lru_cache  # each call looks at its URL several times
 def _split_url(url: str) -> _URL:
     """Encode a URL (RFC 3986) and split it where urllib does, without its fragment.
 
@@ -351,10 +365,11 @@ def _split_url(url: str) -> _URL:
     about the host.
     """
     match = re.fullmatch(_URL_FORM, url)
-    if match is None:
+    if not match:
         raise ValueError(
-            "it must be like https://host:port/path, without user name, without control "
-            "characters, and without % or \\ in the host; write an international host as xn--..."
+            "it must be like https://host:port/path, at most 16 KiB, without user name, without "
+            "control characters, and without % or \\ in the host; write an international host "
+            "as xn--..."
         )
     scheme, host, port, target = match.groups("")
     scheme = scheme.lower()
@@ -372,119 +387,104 @@ def _split_url(url: str) -> _URL:
     target = urllib.parse.quote(target, _URI_CHARACTERS, errors="surrogateescape")
     authority = host + port
     place = f"{scheme}://{authority}"
-    text = place + target
-    if not target.startswith("/"):
-        target = "/" + target
-    return _URL(text, place, _Origin(scheme, host.lower(), number), authority, target)
+    return _URL(
+        place + target,
+        place,
+        _Origin(scheme, host.lower(), number),
+        authority,
+        re.sub("^(?!/)", "/", target),  # there is always a path
+        bool(re.fullmatch(_PLAIN_LOOPBACK, place)),
+    )
 
 
-def _origin(url: str) -> _Origin:
-    return _split_url(url).origin  # type: ignore[no-any-return]
-
-
-def _is_plain_loopback(origin: _Origin) -> bool:
-    """Return whether this is plain HTTP to this machine, which needs neither TLS nor a proxy."""
-    return origin.scheme == "http" and bool(re.fullmatch(_LOOPBACK, origin.host))
-
-
-def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> str:
-    """Return a URL as _split_url() encodes it; ValueError if no secret may be sent to it."""
+def _check_url(name: str, url: Any, allow_http: bool, hint: str = "") -> _URL:
+    """Return a URL as _split_url() does; ValueError if no secret may be sent to it."""
     try:
-        found = _split_url(_text(url or "", name, hint))
+        found = _split_url(_text(url or "", name + hint))
     except ValueError as error:
         raise ValueError(f"{name} is missing, or not a usable URL: {error}{hint}") from None
-    if not (allow_http or found.origin.scheme == "https" or _is_plain_loopback(found.origin)):
+    if not (allow_http or found.text.startswith("https://") or found.is_plain_loopback):
         raise ValueError(
             f"{name} must start with https:// (http:// is for loopback, or with allow_http=True)"
         )
-    return found.text  # type: ignore[no-any-return]
+    return found
 
 
-def _text(value: Any, name: str = "text", hint: str = "") -> str:
+def _text(value: Any, name: str = "text", encoding: str = "utf-8") -> str:
     """Return text as a plain str. (str() of an Enum member may return its name.)
 
-    Bytes that are not UTF-8 become surrogates, which _encode_form turns into the same bytes.
+    Bytes that do not decode become surrogates, which _encode_form turns into the same bytes.
     """
     if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
+        return value.decode(encoding, "surrogateescape")
     if isinstance(value, str):
         return str.__str__(value)
-    raise TypeError(f"{name} must be str or bytes, not {type(value).__name__}{hint}")
+    raise TypeError(f"{name} must be str or bytes, not {type(value).__name__}")
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache
 def _word(value: Any) -> str:
-    """Return a method, or the name of a header, in capitals."""
-    text = _text(value, "a method or the name of a header").upper()
+    """Return the name of a header as it is sent, X-Like-This; or a method, with one capital."""
+    text = _text(value, "a method or the name of a header").title()
     # CONNECT would make a tunnel of the connection.
-    if not _TOKEN_FORM.fullmatch(text) or text == "CONNECT":
+    if not re.fullmatch("(?!Connect$)" + _TOKEN_FORM, text):
         raise ValueError("a method or the name of a header must be one word, and not CONNECT")
     return text
 
 
-def _check_headers(headers: Any) -> dict[str, str]:
-    """Return headers as text; ValueError for one that could inject another."""
-    checked = {}
-    for name, value in dict(headers or {}).items():
-        name = _word(name).title()
-        if isinstance(value, bytes):
-            value = value.decode("iso-8859-1")
-        value = _text(value, name)
-        if not _VALUE_FORM.fullmatch(value):
-            raise ValueError(f"header {name} must be Latin-1 without control characters")
-        checked[name] = value
+def _check_headers(*layers: Any) -> dict[str, str]:
+    """Return the headers of all layers as text: a later one takes precedence, and None removes one.
+
+    Raises ValueError for a header that could inject another.
+    """
+    checked: dict[str, str] = {}
+    for layer in filter(None, layers):
+        for name, value in dict(layer).items():  # another thread may change the layer
+            name = _word(name)
+            if value is None:
+                checked.pop(name, None)
+            else:
+                value = checked[name] = _text(value, name, "iso-8859-1")
+                if not _VALUE_FORM.fullmatch(value):
+                    raise ValueError(f"header {name} must be Latin-1 without control characters")
     return checked
 
 
-def _form_fields(name: str, pairs: Any) -> list[tuple[str, str]]:
-    """Return pairs of texts for a query or a form: a list is repeated, None is left out."""
+def _encode_form(name: str, pairs: Any) -> str:
+    """Encode pairs for a query or a form: a list is repeated, None is left out."""
     fields = []
-    items = pairs.items() if hasattr(pairs, "items") else pairs
-    for key, value in items:
+    if hasattr(pairs, "items"):
+        pairs = pairs.items()
+    for key, value in pairs:
         values = value if isinstance(value, (list, tuple)) else [value]
         for one in values:
             if hasattr(one, "__float__"):
-                one = str(one)
+                one = str(getattr(one, "value", one))  # str() of an Enum member may be its name
             if one is not None:
                 fields.append((_text(key, name), _text(one, name)))
-    return fields
-
-
-def _encode_form(fields: list[tuple[str, str]]) -> str:
     return urllib.parse.urlencode(fields, errors="surrogateescape")
 
 
-def _decode(body: bytes, content_type: str) -> str:
+def _decode(body: bytes, headers: Any) -> str:
     """Return a body as text in the charset of its Content-Type, and replace what is not in it."""
-    # Only codecs of text: some others raise errors, take hours, or interpret escape sequences.
-    form = r'(?ai)charset="?((?:utf|iso|latin|windows|cp|koi|gb|big5|shift|euc|ks|tis)[\w-]{,20})'
-    found = re.search(form, content_type)
+    found = re.search(_CHARSET, headers.get("Content-Type", ""))
     charset = found[1] if found else "utf-8"
-    try:
-        text = body.decode(charset, "replace")
-    except LookupError:
-        text = body.decode("utf-8", "replace")
-    return text.lstrip("\ufeff")
+    return body.decode(charset, "replace").lstrip("\ufeff")
 
 
 # ---- Connections: kept-alive HTTP/1.1 (RFC 9112), as handlers for an OpenerDirector --------------
 
-# urllib's sentinel for "no time-out given"
+# urllib's sentinel for "no timeout given"
 _DEFAULT_TIMEOUT: Any = socket._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]
 _USER_AGENT = f"oauth_session/{__version__}"
-_LONGEST_LIFE = 100 * 366 * 86400.0  # seconds; more is nonsense
-_IDLE_SECONDS = 60.0  # how long an idle connection is kept; servers close after 60 to 75
-_IDLE_MOST = 64  # idle connections of a session
-_ANSWER_LIMIT = 1 << 20  # most bytes of a token response, or of an API's refusal
-_BODY_LIMIT = 64 << 20  # most bytes that a verb reads into memory, as sent and as decoded
-_PIECE = 64 << 10  # bytes of a body that are sent or read at once
-_HEAD_LIMIT = 256 << 10  # most bytes of a head, of trailers, or of the line before a chunk
-# RFC 9110 section 9.2.2
-_IDEMPOTENT = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE")
+_LONGEST_LIFE = 3.2e9  # seconds, a hundred years; more is nonsense
+_ANSWER_LIMIT = 1048576  # most bytes (1 MiB) of a token response, or of an API's refusal
+_PIECE = 65536  # bytes of a body that are sent or read at once
+_HEAD_LIMIT = 262144  # most bytes (256 KiB) of a head, of trailers, or of the line before a chunk
 # 101 would be another protocol.
 _STATUS_LINE = re.compile(rb"HTTP/1\.(\d) (?!101)([1-9]\d\d)(?: [^\r\n]*)?\r?\n")
-_FOLD = re.compile("\n[ \t]+")  # of a folded line, RFC 9112 section 5.2
-_FIELD = re.compile(rf"^({_TOKEN_FORM.pattern}):([^\r\n\0]*)$", re.MULTILINE)
+_FOLD = re.compile("\r?\n[ \t]+")  # of a folded line, RFC 9112 section 5.2
+_FIELD = re.compile(rf"(?m)^({_TOKEN_FORM}):([^\r\n\0]*)\r?\n")
 _LENGTH = re.compile(r",([0-9]{1,18})(?:[ \t]*,[ \t]*\1)*")  # a number, which may be repeated
 
 _PRIVATE_CA = (
@@ -500,18 +500,17 @@ _CERTIFICATE_ADVICE = {  # by OpenSSL's verification code
     18: _PRIVATE_CA,
     19: _PRIVATE_CA,
     20: _PRIVATE_CA,
-    21: _PRIVATE_CA,
     62: _OTHER_HOST,
     64: _OTHER_HOST,
 }
-_LONG_AGO = (0.0, -1e9)  # a Moment
+_LONG_AGO = (0.0, -1e9)  # a moment, by wall clock and monotonic clock
 
 
-def _now() -> Moment:
+def _now() -> tuple[float, float]:
     return time.time(), time.monotonic()
 
 
-def _since(moment: Moment) -> float:
+def _since(moment: tuple[float, float]) -> float:
     """Return the seconds since a moment, by whichever clock shows more.
 
     One can be set back, and the other stops while the machine sleeps.
@@ -525,27 +524,28 @@ def _check_timeout(timeout: Any) -> float | None:
     raise ValueError("timeout must be a positive number of seconds; None waits without limit")
 
 
-def _timeout_of(request: Any) -> float | None:
-    timeout: Any = request.timeout
-    return socket.getdefaulttimeout() if timeout is _DEFAULT_TIMEOUT else timeout
-
-
 class _TransportError(urllib.error.URLError):
     """A failure on the way. Its text names the server, if it is known."""
 
-    what = "gave no answer"
+    is_lasting = False  # whether it is useless to try again
 
     def __init__(self, reason: Any, place: str = "the server") -> None:
         super().__init__(reason)
         self.place = place
 
     def __str__(self) -> str:
-        if not isinstance(self.reason, ssl.CertificateError):
-            return f"{self.place} {self.what}: {self.reason}"
-        # A context that verifies by itself may raise an error without OpenSSL's attributes.
-        why = getattr(self.reason, "verify_message", self.reason)
+        return f"no usable answer from {self.place}: {self.reason}"
+
+
+class _CertificateError(_TransportError):
+    """The certificate of the server was refused."""
+
+    is_lasting = True
+
+    def __str__(self) -> str:
+        # A context that verifies by itself may raise an error without OpenSSL's code.
         advice = _CERTIFICATE_ADVICE.get(getattr(self.reason, "verify_code", 0), "ask its owner")
-        return f"the certificate of {self.place} was refused: {why}; {advice}"
+        return f"the certificate of {self.place} was refused: {self.reason}; {advice}"
 
 
 class _SendError(_TransportError):
@@ -555,40 +555,65 @@ class _SendError(_TransportError):
 class _ProxyError(_TransportError):
     """The proxy refused, or is of a kind that is not supported."""
 
-    what = "cannot be used"
+    is_lasting = True
 
 
 class _ProtocolError(_TransportError):
     """The answer is not HTTP/1.1, or exceeds a limit."""
 
-    what = "gave no usable answer"
-
 
 class _Message:
-    """A Request as it is sent; ValueError or TypeError for one that cannot be sent."""
+    """A Request as it is sent, and the state of its exchange.
 
-    def __init__(self, request: Any) -> None:
+    Raises ValueError or TypeError for a Request that cannot be sent.
+    """
+
+    received = False  # whether a byte of the answer has come
+    ends_answer = False  # whether the answer ends where the connection does
+    keep = True  # whether the connection may be used again, see _Pool
+
+    def __init__(self, request: Any, idle: deque[_Stream]) -> None:
         url = self.url = _split_url(request.full_url)
         self.target = url.target
-        self.method = _word(request.get_method())
-        self.headers = _check_headers({**request.headers, **request.unredirected_hdrs})
+        self.method = _word(request.get_method()).upper()
+        self.headers = _check_headers(
+            request.headers, request.unredirected_hdrs, {"Transfer-Encoding": None}
+        )
         self.body = _frame_body(request.data, self.headers)
-        is_in_memory = isinstance(self.body, (bytes, type(None)))
-        self.is_repeatable = is_in_memory and self.method in _IDEMPOTENT
-        self.timeout = _timeout_of(request)  # seconds for each step, or None
-        # The monotonic time when everything must have ended, or None. With it, timeout is None.
+        self.idle = idle  # where the connection waits for its next use
+        self.timeout = request.timeout  # seconds for each step, or None
+        # The monotonic time when all must end, or None; a token request has it, and no timeout.
         self.deadline = getattr(request, "deadline", None)
-        self.proxy: Any = None
-        self.proxy_authorization = None  # for its tunnel
+        self.step_deadline = self.deadline  # the same for the present step
+        self.peer = url  # where the connection leads: to the server, or to a proxy
         # urllib replaces the host of a Request by that of the proxy.
-        if request.host != url.authority and not _is_plain_loopback(url.origin):
-            self.proxy = _split_url(_check_url("the proxy", "http://" + request.host, True))
-        if self.proxy is not None and url.origin.scheme == "http":
-            self.target = f"http://{url.authority}{url.target}"
-        else:
+        if request.host != url.authority and not url.is_plain_loopback:
+            proxy = _check_url("the proxy", "http://" + request.host, True)
+            self.peer = proxy._replace(place=f"the proxy {proxy.place}")
+        if self.peer is not url and url.origin.scheme == "http":
+            self.target = url.place + url.target
+        else:  # no server may see it: it is for the tunnel, if there is one
             self.proxy_authorization = self.headers.pop("Proxy-Authorization", None)
         # Connections are used again by the same process for the same route.
-        self.route = os.getpid(), url.origin, self.proxy, self.proxy_authorization
+        self.route = os.getpid(), url.origin, self.peer.origin
+
+    def begin_step(self) -> None:
+        """Apply the timeout to all that is read up to end_step, not to each receive."""
+        if self.timeout:
+            self.step_deadline = time.monotonic() + self.timeout
+
+    def end_step(self) -> None:
+        """Apply the timeout to each receive again."""
+        self.step_deadline = self.deadline
+
+    def time_left(self) -> Any:
+        """Return the seconds that the next call of a socket may take, or None for no limit."""
+        if not self.step_deadline:
+            return self.timeout
+        left = self.step_deadline - time.monotonic()
+        if left <= 0:
+            raise socket.timeout("timed out")
+        return left
 
 
 def _frame_body(body: Any, headers: dict[str, str]) -> Any:
@@ -596,22 +621,18 @@ def _frame_body(body: Any, headers: dict[str, str]) -> Any:
 
     The caller's own Content-Length counts only if the size is unknown.
     """
-    headers.pop("Transfer-Encoding", None)
-    given = headers.pop("Content-Length", None)
+    length: Any = headers.pop("Content-Length", None)
     if body is None:
         return None
     if isinstance(body, (bytes, bytearray, memoryview)):
         return bytes(body)
     # By its type: the fileno() of a GzipFile is that of the compressed file.
-    is_file = isinstance(getattr(body, "raw", body), (io.FileIO, io.BytesIO))
-    length = None
-    if is_file and body.seekable():
+    if isinstance(getattr(body, "raw", body), (io.FileIO, io.BytesIO)) and body.seekable():
         start = body.tell()
-        length = max(0, body.seek(0, io.SEEK_END) - start)
+        length = body.seek(0, io.SEEK_END) - start
         body.seek(start)
-    elif given is not None and given.isdecimal():
-        length = int(given)
     if length is not None:
+        length = int(length)
         headers["Content-Length"] = str(length)
     return _pieces(body, length)
 
@@ -632,48 +653,15 @@ def _pieces(body: Any, left: int | None) -> Iterator[bytes]:
 
 
 class _Stream(io.RawIOBase):
-    """A connected socket that bounds the time of each step; the socket of an HTTPConnection."""
+    """A connected socket, and the message that it carries; the socket of an HTTPConnection."""
 
-    idle_since: Moment
-    ends_answer = False  # whether the answer ends where the connection does
+    idle_since: tuple[float, float]
 
-    def __init__(
-        self, sock: socket.socket, place: str, message: _Message, idle: deque[_Stream]
-    ) -> None:
+    def __init__(self, sock: socket.socket, message: _Message, place: str) -> None:
         self.sock = sock
+        self.message = message  # while it is idle, the last one
         self.place = place
-        self.route = message.route
-        self.idle = idle  # where it waits for its next use
-        # As large as a TLS record can be, so that nothing of it is left where select() cannot see.
-        self.reader = io.BufferedReader(self, 1 << 14)
-        self.begin_exchange(message)
-
-    def begin_exchange(self, message: _Message) -> None:
-        """Prepare for a request and its answer."""
-        self.timeout = message.timeout
-        self.deadline = message.deadline
-        self.received = False  # whether a byte of the answer has come
-        # Whether request and answer allow that the connection is used again.
-        self.keep = "close" not in message.headers.get("Connection", "").lower()
-
-    def begin_step(self) -> None:
-        """Apply the time-out to all that is read up to end_step, not to each receive."""
-        if self.timeout is not None:
-            self.deadline = time.monotonic() + self.timeout
-
-    def end_step(self) -> None:
-        """Apply the time-out to each receive again."""
-        if self.timeout is not None:
-            self.deadline = None
-
-    def limit_time(self) -> None:
-        """Give the next call of the socket the time that is left."""
-        left = self.timeout
-        if self.deadline is not None:
-            left = self.deadline - time.monotonic()
-            if left <= 0:
-                raise socket.timeout("timed out")
-        self.sock.settimeout(left)
+        self.reader = io.BufferedReader(self, 16384)  # as large as a TLS record can be
 
     def makefile(self, mode: str) -> Any:
         """Return what an HTTPResponse reads from."""
@@ -683,82 +671,68 @@ class _Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
+        message = self.message
         try:
-            if self.timeout == 0 and not _has_input(self.sock):
+            # Faster than to receive in vain, but select() takes no larger numbers everywhere.
+            if (
+                message.timeout == 0
+                and self.sock.fileno() < 1024
+                and not select.select([self.sock], [], [], 0)[0]
+            ):
                 return None
-            self.limit_time()
+            self.sock.settimeout(message.time_left())
             count = self.sock.recv_into(buffer)
-            if count == 0 and not self.ends_answer:
-                raise http.client.RemoteDisconnected(
+            if count == 0 and not message.ends_answer:
+                raise ConnectionResetError(
                     "the connection was closed before the answer was complete"
                 )
         except (BlockingIOError, ssl.SSLWantReadError):
             return None  # nothing has come, or a session ticket of TLS 1.3, which is no data
         except OSError as error:
-            self.keep = False
             raise _TransportError(error, self.place) from error
-        self.received = True
+        message.received = True
         return count
 
+    def read_head(self) -> tuple[int, int, list[tuple[str, str]]]:
+        """Return version, status and fields of an answer, after any interim ones.
+
+        (RFC 9112 section 4, RFC 9110 section 15.2)
+        """
+        self.message.begin_step()
+        for _ in range(21):
+            match = _STATUS_LINE.fullmatch(self.reader.readline(_HEAD_LIMIT))
+            if not match:
+                break
+            fields = _read_fields(self.reader)
+            status = int(match[2])
+            if status >= 200:
+                self.message.end_step()
+                return 10 + int(match[1]), status, fields
+        raise _ProtocolError("it has no valid HTTP/1.1 status line, or too many interim answers")
+
     def sendall(self, data: bytes) -> None:
-        """Send bytes; a large body is as many steps as it has pieces."""
+        """Send bytes; a large body is as many steps as it has pieces, also over TLS."""
+        unsent = memoryview(data)
         try:
-            for start in range(0, len(data), _PIECE):
-                self.limit_time()
-                self.sock.sendall(data[start : start + _PIECE])
+            while unsent:
+                self.sock.settimeout(self.message.time_left())
+                unsent = unsent[self.sock.send(unsent[:_PIECE]) :]
         except OSError as error:
             raise _SendError(error, self.place) from error
 
-    def start_tls(self, context: ssl.SSLContext, message: _Message) -> None:
-        """Start TLS, and verify the certificate of the server."""
-        self.begin_exchange(message)
-        self.place = message.url.place
-        try:
-            self.limit_time()
-            self.sock = context.wrap_socket(
-                self.sock,
-                server_hostname=message.url.origin.host.strip("[]."),
-                # A body that somebody cut off must not pass for a whole one (RFC 9112 section 9.8).
-                suppress_ragged_eofs=False,
-            )
-        except OSError as error:
-            raise _TransportError(error, self.place) from error
-
     def is_silent(self) -> bool:
         """Return, without waiting, whether it is open and nothing unsolicited has arrived."""
-        self.timeout = 0.0
-        self.deadline = None
+        self.message.timeout = 0.0
+        self.message.step_deadline = None
+        if hasattr(self.sock, "pending") and self.sock.pending():
+            return False  # TLS has decrypted more than the reader had room for
         try:
             return not self.reader.peek()
         except _TransportError:
             return False
 
-    def end_exchange(self, is_complete: bool) -> None:
-        """Keep the connection for its next use, if the answer was read to its end.
-
-        Otherwise close it; also if request or answer said so, or the end was ambiguous (see
-        _find_end).
-        """
-        if is_complete and self.keep:
-            self.idle_since = _now()
-            self.idle.append(self)
-            if len(self.idle) > _IDLE_MOST:
-                with contextlib.suppress(IndexError):  # other threads may have taken them
-                    self.idle.popleft().close()
-        else:
-            self.close()
-
     def close(self) -> None:
         self.sock.close()
-        super().close()
-
-
-def _has_input(sock: socket.socket) -> bool:
-    """Return whether there is something to receive at once, or the end of the connection."""
-    try:
-        return bool(select.select([sock], [], [], 0)[0])
-    except ValueError:  # its number is too large for select()
-        return True
 
 
 def _read_fields(reader: Any) -> list[tuple[str, str]]:
@@ -770,7 +744,7 @@ def _read_fields(reader: Any) -> list[tuple[str, str]]:
         if len(section) > _HEAD_LIMIT:
             raise _ProtocolError("more than 256 KiB of headers")
         line = reader.readline(_HEAD_LIMIT)
-    text = _FOLD.sub(" ", section.decode("iso-8859-1").replace("\r\n", "\n"))
+    text = _FOLD.sub(" ", section.decode("iso-8859-1"))
     fields = _FIELD.findall(text)
     if len(fields) != text.count("\n"):
         raise _ProtocolError("a malformed header line")
@@ -785,42 +759,9 @@ class _HTTPResponse(http.client.HTTPResponse):
     """
 
     fp: Any
-    headers: Any
-    msg: Any
-    _method: str
 
     def begin(self) -> None:
-        """Read the head of the answer, and skip interim ones (RFC 9110 section 15.2).
-
-        The begin() of http.client spends most of its time in email.parser.
-        """
-        self.fp.raw.begin_step()
-        for _ in range(21):
-            match = _STATUS_LINE.fullmatch(self.fp.readline(_HEAD_LIMIT))
-            if match is None:
-                raise _ProtocolError("it has no valid HTTP/1.1 status line")
-            fields = _read_fields(self.fp)
-            if match[2] >= b"200":
-                break
-        else:
-            raise _ProtocolError("too many interim answers")
-        self.fp.raw.end_step()
-        self.version = 10 + int(match[1])
-        self.code = self.status = int(match[2])
-        # Not the server's own reason, which may echo a secret.
-        self.reason = self.msg = http.client.responses.get(self.status, "")
-        self.headers = http.client.HTTPMessage()
-        framing = {"content-length": "", "transfer-encoding": "", "connection": ""}
-        for name, value in fields:
-            value = value.strip(" \t")
-            self.headers.set_raw(name, value)
-            name = name.lower()
-            if name in framing:
-                framing[name] += "," + value
-        self._find_end(framing)
-
-    def _find_end(self, framing: dict[str, str]) -> None:
-        """Decide where the body ends (RFC 9112 section 6.3), and whether the connection is kept.
+        """Read the head of the answer, and decide where the body ends (RFC 9112 section 6.3).
 
         1. An answer to HEAD, or with status 204 or 304, has no body.
         2. Transfer-Encoding must be chunked (or identity, which is none), and takes precedence.
@@ -831,48 +772,63 @@ class _HTTPResponse(http.client.HTTPResponse):
         it, or if another reader may see the end elsewhere: with both headers, in HTTP/1.0, and with
         a body at 204.
         """
-        stream = self.fp.raw
-        lengths = framing["content-length"]
-        coding = framing["transfer-encoding"].lower()
+        message = self.fp.raw.message
+        self.version, self.status, fields = self.fp.raw.read_head()
+        self.code = self.status
+        self.url = message.url.text
+        # Not the server's own reason, which may echo a secret.
+        self.reason = self.msg = http.client.responses.get(self.status, "")  # type: ignore
+        # Not by http.client's parse_headers(), which takes more time than all the rest.
+        self.headers = http.client.HTTPMessage()
+        joined: dict[str, str] = defaultdict(str)
+        for name, value in fields:
+            value = value.strip(" \t")
+            self.headers.set_raw(name, value)
+            joined[name.lower()] += "," + value
+        lengths = joined["content-length"]
+        coding = joined["transfer-encoding"].lower()
         number = _LENGTH.fullmatch(lengths or ",0")
-        if number is None or coding not in ("", ",identity", ",chunked"):
+        if not number or coding not in ("", ",identity", ",chunked"):
             raise _ProtocolError("its Content-Length or Transfer-Encoding is invalid")
         self.will_close = False  # or HTTPConnection would close the stream before the body is read
         self.chunk_left = None
         self.chunked = coding == ",chunked"
         self.length = int(number[1])
-        is_odd = self.status == 204 and (self.length or self.chunked)
-        if self._method == "HEAD" or self.status in (204, 304):
+        if (
+            # Either side may say so.
+            "close" in (joined["connection"] + message.headers.get("Connection", "")).lower()
+            or self.version == 10
+            or (lengths and coding)
+            or (self.status == 204 and (self.length or self.chunked))
+        ):
+            message.keep = False
+        if message.method == "HEAD" or self.status in (204, 304):
             self.length = 0
             self.chunked = False
         elif not lengths:
             self.length = None
-            stream.ends_answer = not self.chunked
-        is_unclear = self.version == 10 or (lengths and coding) or is_odd
-        if is_unclear or "close" in framing["connection"].lower():
-            stream.keep = False
+            message.ends_answer = not self.chunked
 
     def _get_chunk_left(self) -> int | None:
         """Return what is left of the chunk, or the size of the next one; None after the last.
 
         (RFC 9112 section 7.1)
         """
-        if self.chunk_left:
-            return self.chunk_left
-        self.fp.raw.begin_step()
-        if self.chunk_left == 0 and self.fp.readline(3) != b"\r\n":
-            raise _ProtocolError("a chunk does not end where it should")
-        line = self.fp.readline(_HEAD_LIMIT)
-        match = re.fullmatch(rb"([0-9a-fA-F]{1,16})[ \t]*(?:;[^\r\n\0]*)?\r\n", line)
-        if match is None:
-            raise _ProtocolError("a chunk has no valid size")
-        self.chunk_left = int(match[1], 16) or None
-        if self.chunk_left is None:
-            _read_fields(self.fp)
-            self.length = 0
-            self._close_conn()  # another thread may use the stream from here on
-        else:
-            self.fp.raw.end_step()
+        if not self.chunk_left:
+            message = self.fp.raw.message
+            message.begin_step()
+            # The first chunk has none before it, whose end would have to be read.
+            end = b"\r\n" if self.chunk_left is None else self.fp.readline(3)
+            line = end + self.fp.readline(_HEAD_LIMIT)
+            match = re.fullmatch(rb"\r\n([0-9a-fA-F]{1,16})[ \t]*(?:;[^\r\n\0]*)?\r\n", line)
+            if not match:
+                raise _ProtocolError("a chunk has no valid size, or does not end where it should")
+            self.chunk_left = int(match[1], 16) or None
+            if not self.chunk_left:
+                _read_fields(self.fp)
+                self.length = 0
+                self._close_conn()
+            message.end_step()
         return self.chunk_left
 
     def read(self, amt: int | None = None) -> bytes:
@@ -882,15 +838,23 @@ class _HTTPResponse(http.client.HTTPResponse):
         return super().read(amt)
 
     def _close_conn(self) -> None:
-        """Let go of the connection."""
-        reader, self.fp = self.fp, None
-        reader.raw.end_exchange(self.length == 0)
+        """Let go of the connection: keep it for its next use, or close it."""
+        stream = self.fp.raw
+        message = stream.message
+        self.fp = None
+        if self.length == 0 and message.keep:
+            message.body = None  # which may be large
+            stream.idle_since = _now()
+            message.idle.append(stream)
+        else:
+            stream.close()
 
 
-def _close_idle(streams: deque[_Stream], seconds: float = 0.0) -> None:
-    """Close the connections that have been idle for that long."""
+def _close_idle(streams: deque[_Stream], most: int = 0) -> None:
+    """Close the connections beyond that many, the oldest first, and those idle for too long."""
     try:
-        while _since(streams[0].idle_since) >= seconds:
+        # Servers close after 60 to 75 seconds.
+        while len(streams) > most or _since(streams[0].idle_since) >= 60.0:
             streams.popleft().close()
     except IndexError:  # no more
         pass
@@ -899,16 +863,22 @@ def _close_idle(streams: deque[_Stream], seconds: float = 0.0) -> None:
 class _Pool:
     """The idle connections, and the one SSLContext. Threads may share it.
 
-    A connection is used again for the same route (see _Message), within 60 s, if the server has
-    sent nothing meanwhile (see _take). It is dropped where _find_end or end_exchange says so.
+    A connection is kept (_HTTPResponse._close_conn) if its answer was read to its end, request and
+    answer do not say "Connection: close", that end was beyond doubt (_HTTPResponse.begin), and
+    the request was sent whole. Else it is closed at once.
+    It is used again (_take) by the same process for the same route, within 60 s, if it is open and
+    nothing unsolicited has arrived. Of more than 64 the oldest are closed. If it fails before an
+    answer begins, an idempotent request is sent once more, on a new one (exchange).
     It has no lock: the methods of a deque are atomic, and finalizers and signal handlers may call.
     """
+
+    _tls: Any = None  # the context, and whether it knows the hashed directory only
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
         if not isinstance(context, (ssl.SSLContext, type(None))):
             raise TypeError("context must be an ssl.SSLContext, or None")
-        self._context: Any = context
-        self._is_partial = False  # whether the context knows the hashed directory only
+        if context:
+            self._tls = context, False
         self._idle: deque[_Stream] = deque()  # the one used last is on the right
         # At exit, and before the garbage collector warns of open sockets.
         weakref.finalize(self, _close_idle, self._idle)
@@ -918,99 +888,114 @@ class _Pool:
 
     def exchange(self, request: Any) -> Any:
         """Send a Request and return its answer, with the body still to be read."""
-        message = _Message(request)
+        message = _Message(request, self._idle)
         stream = self._take(message)
-        if stream is not None:
+        if stream:
             try:
                 return _converse(stream, message)
             except _TransportError as error:
-                # The server may have closed it while it was idle: once more, on a new one.
-                may_have_run = stream.received or isinstance(error.reason, socket.timeout)
-                if may_have_run or not message.is_repeatable:
+                # The server may have closed it while it was idle: once more, on a new one, unless
+                # an answer had begun, or to repeat the request is impossible or may do harm
+                # (RFC 9110 section 9.2.2).
+                if (
+                    message.received
+                    or isinstance(error.reason, socket.timeout)
+                    or not re.fullmatch("GET|HEAD|OPTIONS|PUT|DELETE|TRACE", message.method)
+                    or hasattr(message.body, "__next__")
+                ):
                     raise
         return _converse(self._connect(message), message)
 
     def _take(self, message: _Message) -> _Stream | None:
         """Return the most recently used idle connection for this route, or None.
 
-        Close those that have been idle for too long, and those that the server has closed or has
-        sent something unsolicited on.
+        Close those that have been idle for too long, and those on which the server sent something
+        unsolicited, or that it closed.
         """
-        _close_idle(self._idle, _IDLE_SECONDS)
+        _close_idle(self._idle, 64)
         for stream in reversed(self._idle.copy()):
-            if stream.route == message.route:
+            if stream.message.route == message.route:
                 try:
                     self._idle.remove(stream)
                 except ValueError:  # another thread was faster
                     continue
                 if stream.is_silent():
-                    stream.begin_exchange(message)
+                    stream.message = message
                     return stream
                 stream.close()
         return None
 
     def _connect(self, message: _Message) -> _Stream:
         """Open a connection: TCP, a tunnel if there is a proxy, and TLS."""
-        stream = _open_stream(message, self._idle)
         if message.url.origin.scheme == "http":
-            return stream
-        is_partial = False
+            return _open_stream(message)
+        context, is_partial = self._tls or self._make_context()
         try:
-            context = self._get_context()
-            is_partial = self._is_partial
-            if message.proxy is not None:
-                _open_tunnel(stream, message)
-            stream.start_tls(context, message)
-            return stream
-        except BaseException as error:
-            stream.close()
-            is_refused = isinstance(getattr(error, "reason", None), ssl.CertificateError)
-            if not is_refused or not is_partial:
+            return _open_tls_stream(message, context)
+        except _CertificateError:
+            if not is_partial:
                 raise
         # Once more with all certificates that Python loads by default, whose verdict counts.
-        self._context.load_default_certs()
-        self._is_partial = False
-        return self._connect(message)
+        context.load_default_certs()
+        self._tls = context, False
+        return _open_tls_stream(message, context)
 
-    def _get_context(self) -> ssl.SSLContext:
-        """Return the SSLContext; make it at first use.
+    def _make_context(self) -> Any:
+        """Make the SSLContext. Return it, and whether it knows the hashed directory only.
 
         Loading all certificates takes 20 ms. A hashed directory, if the system has one, is tried
         first: OpenSSL reads only the files it needs from it.
         """
-        if self._context is None:
-            import glob
+        import glob
 
-            directory: Any = ssl.get_default_verify_paths().capath
-            # If the user set SSL_CERT_FILE, it is most likely needed.
-            if "SSL_CERT_FILE" in os.environ or not glob.glob(f"{directory}/????????.0"):
-                directory = None
-            context = ssl.create_default_context(capath=directory)
-            # Python 3.8 and 3.9 allow TLS 1.0, and take a body that is cut off for a whole one.
-            context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
-            context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0x80)
-            self._is_partial = directory is not None
-            self._context = context
-        return self._context  # type: ignore[no-any-return]
+        directory: Any = ssl.get_default_verify_paths().capath
+        # If the user set SSL_CERT_FILE, it is most likely needed.
+        if "SSL_CERT_FILE" in os.environ or not glob.glob(f"{directory}/????????.0"):
+            directory = None
+        context = ssl.create_default_context(capath=directory)
+        # Python 3.8 and 3.9 allow TLS 1.0, and take a body that is cut off for a whole one.
+        context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
+        context.options &= ~0x80  # OP_IGNORE_UNEXPECTED_EOF, which they have without a name
+        self._tls = context, directory is not None
+        return self._tls
 
 
-def _open_stream(message: _Message, idle: deque[_Stream]) -> _Stream:
+def _open_stream(message: _Message) -> _Stream:
     """Connect to the proxy, if there is one, or to the server."""
-    place = message.url.place
-    server = message.url.origin
-    if message.proxy is not None:
-        place = f"the proxy {message.proxy.place}"
-        server = message.proxy.origin
-    timeout = message.timeout
-    if message.deadline is not None:
-        # create_connection() applies it to each address of the host: leave time for the others.
-        timeout = max(message.deadline - time.monotonic(), 0.001) / 4
+    peer = message.peer
     try:
-        sock = socket.create_connection((server.host.strip("[]"), server.port), timeout)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        timeout = message.time_left()
+        if message.deadline:
+            timeout /= 4  # connect() applies it to each address of the host: leave time for others
+        connection = http.client.HTTPConnection(
+            peer.origin.host.strip("[]"), peer.origin.port, timeout
+        )
+        connection.connect()
     except OSError as error:
-        raise _TransportError(error, place) from error
-    return _Stream(sock, place, message, idle)
+        raise _TransportError(error, peer.place) from error
+    return _Stream(connection.sock, message, peer.place)
+
+
+def _open_tls_stream(message: _Message, context: ssl.SSLContext) -> _Stream:
+    """Connect to the server, through a tunnel if there is a proxy, and verify its certificate."""
+    place = message.url.place
+    # Closed at the end, when TLS has taken over its socket. What a proxy sent ahead goes with it.
+    with _open_stream(message) as stream:
+        if message.peer is not message.url:
+            _open_tunnel(stream, message)
+        try:
+            stream.sock.settimeout(message.time_left())
+            sock = context.wrap_socket(
+                stream.sock,
+                server_hostname=message.url.origin.host.strip("[]."),
+                # A body that somebody cut off must not pass for a whole one (RFC 9112 section 9.8).
+                suppress_ragged_eofs=False,
+            )
+        except ssl.CertificateError as error:
+            raise _CertificateError(error, place) from error
+        except OSError as error:
+            raise _TransportError(error, place) from error
+    return _Stream(sock, message, place)
 
 
 def _open_tunnel(stream: _Stream, message: _Message) -> None:
@@ -1018,21 +1003,18 @@ def _open_tunnel(stream: _Stream, message: _Message) -> None:
     origin = message.url.origin
     authority = f"{origin.host}:{origin.port}"
     head = f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n"
-    if message.proxy_authorization is not None:
+    if message.proxy_authorization:
         head += f"Proxy-Authorization: {message.proxy_authorization}\r\n"
     # Not through putrequest(): tracing libraries would take it for a request to the server, and
     # send their headers to the proxy.
-    stream.sendall(f"{head}\r\n".encode("iso-8859-1"))
-    answer: Any = _HTTPResponse(stream, method="HEAD")  # type: ignore[arg-type]
+    stream.sendall(f"{head}\r\n".encode())
     try:
-        answer.begin()
+        status = stream.read_head()[1]
     except _ProtocolError as error:
         raise _ProxyError(error.reason, stream.place) from None
-    finally:
-        answer.fp = None  # or its finalizer would close the tunnel
-    if answer.status >= 300 or not stream.is_silent():
+    if status >= 300:
         raise _ProxyError(
-            f"it answered {answer.status} to CONNECT; if it asks for a password, write its URL as "
+            f"it answered {status} to CONNECT; if it asks for a password, write its URL as "
             "http://user:password@host:port",
             stream.place,
         )
@@ -1052,7 +1034,7 @@ def _converse(stream: _Stream, message: _Message) -> Any:
         try:
             connection.request(message.method, message.target, message.body, message.headers)
         except _SendError:
-            stream.keep = False  # but an early answer, or an alert of TLS, may say why
+            message.keep = False  # but an early answer, or an alert of TLS, may say why
         return connection.getresponse()
     except BaseException:
         stream.close()
@@ -1064,9 +1046,10 @@ class _ProxyHandler(urllib.request.ProxyHandler):
 
     def proxy_open(self, request: Any, proxy: str, kind: str) -> Any:
         """Put the proxy on the request."""
-        if _is_plain_loopback(_origin(request.full_url)):
-            return None
-        if urllib.request.proxy_bypass(request.host):
+        if (
+            _split_url(request.full_url).is_plain_loopback
+            or urllib.request.proxy_bypass(request.host)
+        ):
             return None
         if not re.fullmatch("(http://)?[^/]+/?", proxy, re.IGNORECASE):
             place = re.sub(r"(?s)(\w+://)?.*@", r"\1", proxy)  # without its password
@@ -1074,8 +1057,8 @@ class _ProxyHandler(urllib.request.ProxyHandler):
         return super().proxy_open(request, proxy, kind)
 
 
-class _HTTPHandler(urllib.request.HTTPHandler):
-    """A subclass, like the one below, so that build_opener replaces its own handler by it."""
+class _HTTPHandler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """A subclass of both, so that build_opener leaves out its own handlers."""
 
     def __init__(self, pool: _Pool) -> None:
         # Not super(): from Python 3.12 on HTTPSHandler would load the certificates.
@@ -1083,21 +1066,18 @@ class _HTTPHandler(urllib.request.HTTPHandler):
 
     def http_open(self, request: Any) -> Any:
         """Send the request."""
-        answer = self._pool.exchange(request)
-        answer.url = request.full_url
-        return answer
+        return self._pool.exchange(request)
+
+    https_open: Any = http_open
 
 
-class _HTTPSHandler(urllib.request.HTTPSHandler):
-    __init__: Any = _HTTPHandler.__init__
-    https_open: Any = _HTTPHandler.http_open
+def _read_all(answer: Any, limit: int = 67108864) -> bytes:
+    """Return the whole body, unzipped; URLError if it breaks off or exceeds the limit.
 
-
-def _read_all(answer: Any, limit: int = _BODY_LIMIT) -> bytes:
-    """Return the whole body, unzipped; URLError if it breaks off or exceeds the limit."""
+    limit: bytes (by default 64 MiB), as sent and as unzipped.
+    """
     body = _read_up_to(answer, limit)
-    coding = answer.headers.get("Content-Encoding", "").strip().lower()
-    if coding not in ("gzip", "x-gzip"):
+    if answer.headers.get("Content-Encoding", "").lower() != "gzip":
         return body
     import gzip
 
@@ -1120,10 +1100,6 @@ def _read_up_to(file: Any, limit: int) -> bytes:
 
 # ---- Token: a value, and how old it is -----------------------------------------------------------
 
-_UNKNOWN_LIFE = 3600.0  # seconds that a token without a usable expires_in is kept
-_EXPIRED_BEFORE = 10.0  # seconds; a token with less left (or a tenth of its life) has EXPIRED
-_OTHER_TOKEN_TYPES = ("dpop", "mac", "pop", "n_a")  # that need more than a Bearer header
-
 FRESH, DUE, EXPIRED = "fresh", "due", "expired"
 
 
@@ -1144,11 +1120,12 @@ class Token:
     expires_at: seconds since the epoch, or None if the server did not
     say. scope: what was granted, separated by spaces, or None. raw: the
     whole answer of the server, the entry of a shared cache, or None.
+    Tokens are equal if their access_token is.
 
     Raises ValueError for an access_token that cannot be sent in a header.
     """
 
-    __slots__ = ("_raw", "_value")
+    __slots__ = ("access_token", "expires_at", "raw", "scope", "token_type")
 
     def __init__(
         self,
@@ -1159,44 +1136,27 @@ class Token:
         scope: str | None = None,
         raw: Mapping[str, Any] | None = None,
     ) -> None:
-        if not isinstance(access_token, str) or not re.fullmatch("[!-~]{1,65536}", access_token):
+        if not (isinstance(access_token, str) and re.fullmatch("[!-~]{1,65536}", access_token)):
             raise ValueError("access_token must be 1 to 65536 visible ASCII characters")
-        self._value = (access_token, token_type, expires_at, scope)
-        self._raw = raw
+        self.access_token = access_token
+        self.token_type = token_type
+        self.expires_at = expires_at
+        self.scope = scope
+        self.raw = raw
 
-    @property
-    def access_token(self) -> str:
-        """The secret text."""
-        return self._value[0]
+    def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(self, name):
+            raise AttributeError("a Token cannot be changed")
+        super().__setattr__(name, value)
 
-    @property
-    def token_type(self) -> str:
-        """As the server says."""
-        return self._value[1]
-
-    @property
-    def expires_at(self) -> float | None:
-        """In seconds since the epoch, or None."""
-        return self._value[2]
-
-    @property
-    def scope(self) -> str | None:
-        """What was granted, or None."""
-        return self._value[3]
-
-    @property
-    def raw(self) -> Mapping[str, Any] | None:
-        """The whole answer, or None."""
-        return self._raw
-
-    def __repr__(self) -> str:
-        return f"Token('***', expires_at={self.expires_at})"
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("a Token cannot be changed")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Token) and self._value == other._value
+        return isinstance(other, Token) and self.access_token == other.access_token
 
     def __hash__(self) -> int:
-        return hash(self._value)
+        return hash(self.access_token)
 
     @classmethod
     def from_response(cls, mapping: Mapping[str, Any], requested_at: float | None = None) -> Token:
@@ -1209,15 +1169,11 @@ class Token:
         An expires_in that makes no sense counts as missing. Raises
         OAuthMalformedResponse for an answer without a usable token.
         """
-        access_token: Any = mapping.get("access_token")
         # Deviation: required, but some servers leave it out. Apigee says "BearerToken", eBay
         # "Application Access Token", and both want a Bearer header.
-        token_type = str(mapping.get("token_type") or "Bearer").strip()
-        if token_type.lower() in _OTHER_TOKEN_TYPES:
+        token_type = str(mapping.get("token_type") or "Bearer")
+        if token_type.lower() in ("dpop", "mac", "pop", "n_a"):  # they need more than a header
             raise OAuthMalformedResponse(f"token_type {token_type} cannot be sent as Bearer")
-        if token_type.lower() != "bearer":
-            shown = _clean(token_type, [str(access_token)], 80)
-            _log("info", "a token of token_type %r is sent as a Bearer token", shown)
         scope = mapping.get("scope")
         if isinstance(scope, list):  # Deviation: Twitch sends a list
             scope = " ".join(map(str, scope))
@@ -1225,37 +1181,36 @@ class Token:
             scope = None
         if requested_at is None:
             requested_at = time.time()
-        expires_at = None
-        life = _seconds(mapping.get("expires_in"))
-        if life is not None:
-            expires_at = requested_at + life
+        expires_at = _seconds(mapping.get("expires_in"))
+        if expires_at:
+            expires_at += requested_at
         try:
             return cls(
-                access_token,
+                mapping.get("access_token"),  # type: ignore[arg-type]
                 token_type=token_type,
                 expires_at=expires_at,
                 scope=scope,
                 raw=dict(mapping),
             )
         except ValueError as error:
-            raise OAuthMalformedResponse(f"no usable token: {error}") from None
+            raise OAuthMalformedResponse(str(error)) from None
 
 
 class _KeptToken:
     """A token with its age: when it was requested, its life, and how long before its end it is
     DUE or EXPIRED."""
 
-    def __init__(self, token: Token, requested: Moment, refresh_before: float) -> None:
-        life = _UNKNOWN_LIFE
-        if token.expires_at is not None:
+    def __init__(self, token: Token, requested: tuple[float, float], refresh_before: float) -> None:
+        life = 3600.0  # seconds, if the server did not say
+        if token.expires_at:
             life = token.expires_at - requested[0]
         self.token = token
         self.requested = requested
         self.life = life
-        self.expired_window = min(_EXPIRED_BEFORE, life / 10)
+        self.expired_window = min(10.0, life / 10)
         self.due_window = min(refresh_before, life / 2)
         self.refresh_in = _seconds((token.raw or {}).get("refresh_in"))
-        if self.refresh_in is not None:
+        if self.refresh_in:
             self.due_window = life - self.refresh_in
 
     def left(self) -> float:
@@ -1272,48 +1227,37 @@ class _KeptToken:
     def disable_early_renewal(self, before: _KeptToken) -> None:
         """Never become DUE: the server handed out the same token again.
 
-        It has no other one before this has EXPIRED, and each call would cause a fetch.
+        It has no other until this one has EXPIRED; each call would cause a fetch.
         """
-        self.expired_window = before.expired_window
-        if self.left() <= self.expired_window:
-            self.expired_window = 0.0
-        self.due_window = self.expired_window
+        window = before.expired_window
+        if self.left() <= window:
+            window = 0.0
+        self.expired_window = self.due_window = window
 
 
 # ---- ClientCredentials: how one token is obtained ------------------------------------------------
 
-_BACK_OFF = (0.5, 1.0)  # seconds; the longest waits before the second and the third try
-_RETRY_AFTER_LIMIT = 300.0  # seconds; a server that asks for more is asked again after this
-_BUSY = (408, 425, 429, 503)  # statuses that say: try again later
 _TRANSIENT = (OAuthTransportError, OAuthTemporarilyUnavailable, OAuthServerError)
 # After these the next method is tried. Deviation: servers without Basic answer invalid_request.
 _TRY_NEXT_METHOD = (OAuthInvalidClient, OAuthInvalidRequest)
-# Codes that blame something else than the client, even with status 401.
-_NOT_THE_CLIENT = ("invalid_scope", "invalid_target", "unsupported_grant_type")
 # Client authentication (OpenID Connect Core section 9, RFC 8705), and the setting that each needs.
 _METHODS: dict[str | None, str] = {
-    None: "client_secret",  # the method is found out, see _try_methods
+    None: "client_secret",  # _try_methods finds one that works
     "client_secret_basic": "client_secret",
     "client_secret_post": "client_secret",
     "client_secret_basic_raw": "client_secret",
     "client_secret_jwt": "client_secret",
     "private_key_jwt": "client_assertion",
-    "tls_client_auth": "",
-    "none": "",
+    "tls_client_auth": "no secret",
+    "none": "no secret",
 }
-_AMBIGUOUS = "[^A-Za-z0-9_.~-]"  # what servers expect encoded or not (RFC 6749 section 2.3.1)
-_JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"  # RFC 7523 section 2.2
-# Fields of token_params that hold secrets, by their names.
-_SECRET_FIELDS = "(secret|passw|pwd|token|assertion|key|code|otp)(?!.*type)"
-_SHORTEST_SECRET = 6  # characters; masking shorter values would mask ordinary words
-_ASSERTION_LIFE = 120  # seconds; a request takes less, and clocks differ
-_DISCOVERY_EVERY = 60.0  # seconds; usable metadata of an issuer are not read again sooner
-_ORDER = "; the order is OAuthSession(client_id, client_secret, scope, token_url)"
+_DEFAULTS = ["client_secret_basic", "client_secret_post"]  # if no method is named
+_PUBLIC_FIELDS = (  # of the form, all others may be secret
+    "grant_type", "scope", "audience", "resource", "client_id", "client_assertion_type",
+)  # fmt: skip
+_CHECK_URL = "is token_url right, or issuer, or the proxy?"
+_ORDER = " (the order is OAuthSession(client_id, client_secret, scope, token_url))"
 
-_INFERRED = ["client_secret_basic", "client_secret_post"]  # tried if no method is named
-
-# secrets: to be masked in every text.
-_TokenRequest = namedtuple("_TokenRequest", "url data headers secrets")
 # mapping: the JSON object that the body is, or an empty dict.
 _Reply = namedtuple("_Reply", "status headers size mapping")
 
@@ -1329,74 +1273,75 @@ class ClientCredentials:
     a urllib ProxyHandler is used. timeout: seconds for one whole fetch,
     with all tries but without the DNS look-up; default 30; may be changed.
 
-    _build() makes the request from these; see it for how the client proves
-    itself. A call returns a Token, or raises OAuthTransportError, an
-    OAuthResponseError (that of the first method, if several were refused),
-    or what a callable raises. Any thread may call it. Raises ValueError or
-    TypeError for wrong settings.
+    _build() says what is sent, and how the client proves itself. A call
+    returns a Token, or raises OAuthTransportError, an OAuthResponseError
+    (that of the first method, if several were refused), or what a callable
+    raises. Any thread may call it. Raises ValueError or TypeError for
+    wrong settings.
     """
 
+    _endpoint_may_have_moved = True
+    _discovered: tuple[float, float]  # when the metadata of the issuer were asked for last
+
     def __init__(
-        self, client_id: str, client_secret: Secret = None, scope: Texts = None,
+        self, client_id: str, client_secret: str | Callable[[], str] | None = None,
+        scope: str | Iterable[str] | None = None,
         token_url: str | None = None, *, issuer: str | None = None,
-        auth_method: str | None = None, client_assertion: Secret = None,
-        assertion_audience: str | None = None, audience: Texts = None, resource: Texts = None,
+        auth_method: str | None = None, client_assertion: str | Callable[[], str] | None = None,
+        assertion_audience: str | None = None, audience: str | Iterable[str] | None = None,
+        resource: str | Iterable[str] | None = None,
         token_params: Any = None, token_headers: Any = None,
         headers: Mapping[str, Any] | None = None, timeout: float = 30.0,
         context: ssl.SSLContext | None = None, allow_http: bool = False,
         handlers: Iterable[Any] = (), pool: _Pool | None = None,
     ) -> None:  # fmt: skip
         if issuer is None:
-            token_url = _check_url("token_url", token_url, allow_http, _ORDER)
-        elif token_url is not None:
+            token_url = _check_url("token_url", token_url, allow_http, _ORDER).text
+        elif token_url:
             raise _contradiction("token_url", "issuer")
         else:
-            issuer = _check_url("issuer", issuer, allow_http)
+            issuer = _check_url("issuer", issuer, allow_http).text
         self.client_id = _credential("client_id", client_id)
-        self.token_url = token_url
         self.issuer = issuer
         self._set_secret(client_secret, client_assertion, auth_method)
-        self._assertion_audience = assertion_audience
+        self._audience = assertion_audience or issuer or token_url
         self.scope = " ".join(_texts("scope", scope)) or None
-        settings = {
+        self._fields = {
             "grant_type": "client_credentials",
             "scope": self.scope,
             "audience": _texts("audience", audience),
             "resource": _texts("resource", resource),
         }
-        settings.update(token_params or {})
-        self._fields = _form_fields("token_params", settings)
+        self._fields.update(token_params or {})
         self._token_headers = _check_headers(token_headers)
-        self.headers = headers or {}
+        # What a cache key is made of: clients that differ here share no token.
+        self._identity = json.dumps([
+            issuer, token_url, self.client_id, self.auth_method, assertion_audience,
+            _encode_form("token_params", self._fields), self._token_headers,
+        ])  # fmt: skip
+        self.headers = headers
         self.timeout = timeout
         self._allow_http = allow_http
         self._endpoint: Any = token_url  # or what the metadata of the issuer say
-        self._inferred = _INFERRED
-        self._discovered: Moment = _LONG_AGO
-        self._endpoint_may_have_moved = True
         self._opener = _token_opener(handlers, pool or _Pool(context))
 
     def _set_secret(self, client_secret: Any, client_assertion: Any, method: str | None) -> None:
-        """Keep the secret or assertion, and the method, or None if that is to be found out."""
+        """Keep the secret or assertion that the method needs, and which methods to try."""
         if method is None and client_assertion is not None:
             method = "private_key_jwt"
         if method not in _METHODS:
             raise ValueError(f"auth_method must be one of {list(_METHODS)}")
         needed = _METHODS[method]
         given = {"client_secret": client_secret, "client_assertion": client_assertion}
-        secret = given.pop(needed, "")
+        self._secret: Any = given.pop(needed, "")
         for name, value in given.items():
-            if value is not None:
-                other = f"auth_method={method!r} (with {needed or 'no secret'})"
-                raise _contradiction(name, other)
-        if needed and not callable(secret):
-            secret = _credential(needed, secret)
-        self._secret = secret
+            if value:
+                raise _contradiction(name, f"auth_method={method!r} (with {needed})")
+        if needed != "no secret" and not callable(self._secret):
+            self._secret = _credential(needed, self._secret)
         self.auth_method = method
-        self._method = method  # or what was seen to work
-
-    def __repr__(self) -> str:
-        return f"ClientCredentials({self.client_id!r})"
+        # Or those that the issuer lists, or the one that was seen to work.
+        self._methods = [method] if method else _DEFAULTS
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("credentials cannot be pickled: make them anew from their settings")
@@ -1404,37 +1349,31 @@ class ClientCredentials:
     @property
     def cache_key(self) -> str:
         """A hash of the settings that go into a token request, and the
-        secret: who differs in one of them shares no token. Callables and
-        the certificate of context are not part of it."""
+        secret: clients that differ here share no token. Callables and the
+        certificate of context are not part of it."""
         import hmac
 
-        settings = [
-            self.issuer, self.token_url, self.client_id, self.auth_method,
-            self._assertion_audience, self._fields, self._token_headers,
-        ]  # fmt: skip
-        secret = b""
-        if not callable(self._secret):
-            secret = self._secret.encode()
-        return hmac.new(secret, json.dumps(settings).encode(), "sha256").hexdigest()
+        secret = "" if callable(self._secret) else self._secret
+        return hmac.new(secret.encode(), self._identity.encode(), "sha256").hexdigest()
 
     def __call__(self) -> Token:
         """Fetch one token, in up to three tries within `timeout`."""
         deadline = time.monotonic() + self.timeout
-        for longest_wait in _BACK_OFF:
+        for longest_wait in (0.5, 1.0):  # seconds
             try:
                 return self._try(deadline)
             except _TRANSIENT as error:
-                wait = getattr(error, "retry_after", None)
-                if wait is None:
-                    wait = random.uniform(0, longest_wait)
-                if _is_lasting(error.__cause__) or wait > (deadline - time.monotonic()) / 2:
+                wait = error.retry_after or random.uniform(0, longest_wait)
+                if wait > (deadline - time.monotonic()) / 2:
+                    raise
+                if getattr(error.__cause__, "is_lasting", False):
                     raise
             time.sleep(wait)
         return self._try(deadline)
 
     def _try(self, deadline: float) -> Token:
         """Fetch one token; once more if the client is refused and its secret has changed."""
-        if self.issuer is not None:
+        if self.issuer:
             self._discover(deadline)
         secret = self._current_secret()
         try:
@@ -1448,27 +1387,29 @@ class ClientCredentials:
     def _current_secret(self) -> str:
         """Return the secret or assertion for the next request."""
         if not callable(self._secret):
-            return str(self._secret)
+            return self._secret  # type: ignore[no-any-return]
         secret = self._secret()
         try:
-            return _credential(_METHODS[self.auth_method], secret)
+            return _credential("what client_secret or client_assertion returned", secret)
         except (TypeError, ValueError) as error:  # a file may be half written, for example
-            raise OAuthError(f"what the callable returned cannot be used: {error}") from None
+            raise OAuthError(str(error).replace(_ORDER, "")) from None
 
     def _discover(self, deadline: float) -> None:
         """Read the metadata of the issuer, if necessary: RFC 8414, else OpenID Connect."""
-        is_old = self._endpoint_may_have_moved and _since(self._discovered) > _DISCOVERY_EVERY
-        if self._endpoint is not None and not is_old:
-            return
+        if self._endpoint:  # so it was asked for before
+            if not self._endpoint_may_have_moved:
+                return
+            if _since(self._discovered) <= 60.0:  # seconds; not sooner again
+                return
         self._discovered = _now()
-        issuer = _split_url(str(self.issuer))
+        issuer = _split_url(self.issuer)
         path = issuer.target.rstrip("/")
         problems = ""
         for url in (
             f"{issuer.place}/.well-known/oauth-authorization-server{path}",
             f"{issuer.place}{path}/.well-known/openid-configuration",
         ):
-            reply = self._send(_TokenRequest(url, None, {}, ()), deadline)
+            reply = self._send(urllib.request.Request(url), deadline)
             try:
                 self._adopt(reply.mapping)
                 return
@@ -1477,29 +1418,32 @@ class ClientCredentials:
         kind = _kind_of(reply.status, None)
         if kind not in _TRANSIENT:
             kind = OAuthMalformedResponse
-        advice = "is issuer right? If it is, give token_url instead"
-        raise kind(problems + advice, status=reply.status)
+        raise kind(
+            f"{problems}is issuer right? If it is, give token_url instead", status=reply.status
+        )
 
     def _adopt(self, metadata: dict[str, Any]) -> None:
         """Keep the token endpoint and methods of metadata; ValueError if they are of no use."""
         named = metadata.get("issuer")
         if named != self.issuer:  # Azure AD B2C, for example
-            raise ValueError(f"issuer is {_clean(named)!r}, not {self.issuer!r}")
+            raise ValueError(f"its issuer is {_clean(named)!r}")
         if self.auth_method == "tls_client_auth":  # RFC 8705 section 5
-            metadata.update(metadata.get("mtls_endpoint_aliases") or {})
-        listed = metadata.get("token_endpoint_auth_methods_supported") or ()
-        usable = [method for method in (*_INFERRED, "client_secret_jwt") if method in listed]
-        self._inferred = usable or _INFERRED
-        endpoint = metadata.get("token_endpoint")
-        self._endpoint = _check_url("token_endpoint", endpoint, self._allow_http)
+            metadata.update(metadata.get("mtls_endpoint_aliases", {}))
+        self._endpoint = _check_url(
+            "token_endpoint", metadata.get("token_endpoint"), self._allow_http
+        ).text
+        if not self.auth_method:
+            listed = metadata.get("token_endpoint_auth_methods_supported") or ()
+            usable = [method for method in (*_DEFAULTS, "client_secret_jwt") if method in listed]
+            self._methods = usable or _DEFAULTS
 
     def _try_methods(self, secret: str, deadline: float) -> Token:
         """Ask for a token by one method after the other, until the client is not refused."""
-        methods: list[Any] = [self._method]
-        if self._method is None:
-            methods = list(self._inferred)
-            if "client_secret_basic" in methods and re.search(_AMBIGUOUS, self.client_id + secret):
-                methods.append("client_secret_basic_raw")
+        methods = self._methods
+        if methods == _DEFAULTS:
+            pair = self.client_id + secret
+            if _encode(pair) != pair:  # servers may not decode
+                methods = [*methods, "client_secret_basic_raw"]
         first: Any = None
         for method in methods:
             try:
@@ -1507,110 +1451,140 @@ class ClientCredentials:
             except _TRY_NEXT_METHOD as error:
                 first = first or error
             except OAuthResponseError as error:
+                if not first:
+                    raise
                 # A code that nobody knows does not say whether another method was understood.
-                if first is None or type(error) is not OAuthResponseError:
+                if type(error) is not OAuthResponseError:
                     raise
             else:
-                if first is not None:
+                if first:
                     _log("info", "the server accepts %s: name it as auth_method", method)
-                self._method = method
+                self._methods = [method]
                 return token
         first.args = (f"{first} (tried: {', '.join(methods)})",)
         raise first
 
     def _request(self, method: str, secret: str, deadline: float) -> Token:
-        """Send one token request (RFC 6749 section 4.4.2) and judge the answer."""
+        """Send one token request and judge the answer."""
         request = self._build(method, secret)
         requested_at = time.time()
         self._endpoint_may_have_moved = True  # until the endpoint has answered
         reply = self._send(request, deadline)
         self._endpoint_may_have_moved = reply.status == 404
-        return _judge(request, reply, requested_at, self.scope)
+        # It may be left out if it is what was asked for (section 5.1).
+        reply.mapping.setdefault("scope", self.scope)
+        return _judge(request, secret, reply, requested_at)
 
-    def _build(self, method: str, secret: str) -> _TokenRequest:
-        """Make a token request that proves who the client is (RFC 6749 section 2.3)."""
+    def _build(self, method: str, secret: str) -> Any:
+        """Make a token request: a form, sent by POST (RFC 6749 section 4.4.2).
+
+        Its fields are grant_type, scope, audience, resource and token_params, as far as they are
+        set. Its headers are Accept, User-Agent (see _send) and token_headers. And, by auth_method,
+        what proves who the client is (section 2.3):
+
+        client_secret_basic      header Authorization: Basic, id and secret percent-encoded
+        client_secret_basic_raw  the same, id and secret as they are
+        client_secret_post       fields client_id and client_secret
+        client_secret_jwt        fields client_id and client_assertion, signed with the secret
+        private_key_jwt          fields client_id and client_assertion, as it was given
+        tls_client_auth, none    field client_id
+        """
         headers = dict(self._token_headers)
         proof = {"client_id": self.client_id}
-        assertion = ""
         if method == "client_secret_post":
             proof["client_secret"] = secret
-        elif method == "private_key_jwt":
-            assertion = secret
-        elif method == "client_secret_jwt":
-            audience = self._assertion_audience or self.issuer or self._endpoint
-            assertion = _sign(self.client_id, secret, audience)
+        elif method.endswith("_jwt"):
+            if method == "client_secret_jwt":
+                secret = self._sign(secret)
+            proof["client_assertion"] = secret
+            # RFC 7523 section 2.2
+            proof["client_assertion_type"] = (
+                "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+            )
         elif method.startswith("client_secret_basic"):
-            # Deviation: client_secret_basic_raw is for servers that do not decode.
-            pair = [self.client_id, secret]
-            if method == "client_secret_basic":
-                # Section 2.3.1. A space as %20, since servers read + differently.
-                pair = [urllib.parse.quote(text, "") for text in pair]
-            basic = base64.b64encode(":".join(pair).encode()).decode()
-            headers["Authorization"] = "Basic " + basic
             proof = {}
-        if assertion:
-            proof["client_assertion_type"] = _JWT_BEARER
-            proof["client_assertion"] = assertion
-        fields = [*self._fields, *proof.items()]
+            # Deviation: some servers do not decode.
+            encode = _encode if method == "client_secret_basic" else str
+            pair = f"{encode(self.client_id)}:{encode(secret)}"
+            headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+        form = _encode_form("token_params", {**self._fields, **proof})
+        return urllib.request.Request(self._endpoint, form.encode(), headers)
 
-        # To be masked if the server echoes them: fields by their names, and all headers.
-        values = assertion.split(".")
-        values += [value for name, value in fields if re.search(_SECRET_FIELDS, name.lower())]
-        for value in headers.values():
-            values += [value, value.rpartition(" ")[2].rstrip("=")]
-        secrets = [value for value in values if len(value) >= _SHORTEST_SECRET]
-        data = _encode_form(fields).encode()
-        return _TokenRequest(self._endpoint, data, headers, [secret, *secrets])
+    def _sign(self, secret: str) -> str:
+        """Return a JWT that proves who the client is (RFC 7523). Servers accept each one once."""
+        import hmac
 
-    def _send(self, token_request: _TokenRequest, deadline: float) -> _Reply:
+        now = int(time.time())
+        claims = {
+            "iss": self.client_id,
+            "sub": self.client_id,
+            "aud": self._audience,
+            "iat": now,
+            "exp": now + 120,  # seconds; a request takes less, and clocks differ
+            "jti": os.urandom(16).hex(),
+        }
+        parts = [b'{"alg": "HS256", "typ": "JWT"}', json.dumps(claims).encode()]
+        message = b".".join(map(base64.urlsafe_b64encode, parts)).replace(b"=", b"")
+        signature = base64.urlsafe_b64encode(hmac.digest(secret.encode(), message, "sha256"))
+        return (message + b"." + signature.rstrip(b"=")).decode()
+
+    def _send(self, request: Any, deadline: float) -> _Reply:
         """Send a request to the authorisation server and return its answer, whatever the status."""
         agent = _check_headers(self.headers).get("User-Agent", _USER_AGENT)
-        headers = {"Accept": "application/json", "User-Agent": agent, **token_request.headers}
-        request: Any = urllib.request.Request(token_request.url, token_request.data, headers)
+        # Those of the request take precedence.
+        self._opener.addheaders = [("Accept", "application/json"), ("User-agent", agent)]
         request.deadline = deadline
         try:
             with self._opener.open(request, timeout=None) as answer:
                 body = _read_all(answer, _ANSWER_LIMIT)
-        except urllib.error.URLError as error:
-            text = _clean(error, _spellings(*token_request.secrets))
-            if not _is_lasting(error):
-                text += "; is token_url right, or issuer?"
-            if isinstance(error, _ProtocolError):
-                raise OAuthMalformedResponse(text) from None
+        except _ProtocolError as error:
+            raise OAuthMalformedResponse(f"{error}; {_CHECK_URL}") from None
+        except _TransportError as error:
+            text = _clean(error)
+            if not error.is_lasting:
+                text += f"; {_CHECK_URL}"
             raise OAuthTransportError(text) from error
-        mapping = _parse_object(body, answer.headers.get("Content-Type", ""))
+        try:
+            mapping = {**json.loads(_decode(body, answer.headers))}
+        except (TypeError, ValueError, RecursionError):  # it is no object, or no JSON
+            mapping = {}
         return _Reply(answer.status, answer.headers, len(body), mapping)
 
 
-def _own_handler(handler: Any) -> Any:
-    """Return a copy of a user's handler, since a handler can belong to one opener only."""
-    if isinstance(handler, type):
-        handler = handler()
-    if type(handler) is urllib.request.ProxyHandler:
-        return _ProxyHandler(handler.proxies)  # type: ignore[attr-defined]
-    duplicate: Any = copy.copy(handler)
-    if isinstance(duplicate, urllib.request.ProxyHandler):
-        # Its methods are functions bound to the original, also in a copy.
-        proxies = duplicate.proxies  # type: ignore[attr-defined]
-        urllib.request.ProxyHandler.__init__(duplicate, proxies)
-    return duplicate
+def _own_handlers(handlers: Iterable[Any] | None) -> list[Any]:
+    """Return copies of a user's handlers, since a handler can belong to one opener only.
+
+    There is a ProxyHandler among them: that of the environment if the user gives none.
+    """
+    own = []
+    default = [_ProxyHandler()]
+    for handler in handlers or ():
+        if isinstance(handler, type):
+            handler = handler()
+        if isinstance(handler, urllib.request.HTTPSHandler):
+            raise ValueError("handlers cannot hold an HTTPSHandler: give context= instead")
+        if isinstance(handler, urllib.request.ProxyHandler):
+            default = []
+        if type(handler) is urllib.request.ProxyHandler:
+            handler = _ProxyHandler(handler.proxies)  # type: ignore[attr-defined]
+        own.append(copy.copy(handler))
+    return own + default
 
 
 def _token_opener(handlers: Iterable[Any], pool: _Pool) -> urllib.request.OpenerDirector:
     """Return the opener for token requests: it follows no redirect and keeps no cookie."""
-    proxies = [
-        _own_handler(one) for one in handlers if isinstance(one, urllib.request.ProxyHandler)
-    ]
     opener = urllib.request.OpenerDirector()
-    for handler in (*(proxies or [_ProxyHandler()]), _HTTPHandler(pool), _HTTPSHandler(pool)):
-        opener.add_handler(handler)
+    opener.add_handler(_HTTPHandler(pool))
+    for handler in _own_handlers(handlers):
+        if isinstance(handler, urllib.request.ProxyHandler):
+            opener.add_handler(handler)
     return opener
 
 
 def _credential(name: str, value: Any) -> str:
     """Return client_id, client_secret or client_assertion as text; errors do not show it."""
-    text = _text(value or "", name, _ORDER)
-    if not text or not text.isprintable():
+    text = _text(value or "", name + _ORDER)
+    if not (text and text.isprintable()):
         raise ValueError(f"{name} is missing, or has control characters such as a line end{_ORDER}")
     return text
 
@@ -1626,130 +1600,109 @@ def _texts(name: str, value: Any) -> list[str]:
     return [_text(one, name) for one in value]
 
 
-def _sign(client_id: str, secret: str, audience: str) -> str:
-    """Return a JWT that proves who the client is (RFC 7523). Servers accept each one once."""
-    import hmac
-
-    def encode(data: bytes) -> bytes:
-        return base64.urlsafe_b64encode(data).rstrip(b"=")
-
-    now = int(time.time())
-    claims = {
-        "iss": client_id,
-        "sub": client_id,
-        "aud": audience,
-        "iat": now,
-        "exp": now + _ASSERTION_LIFE,
-        "jti": os.urandom(16).hex(),
-    }
-    header = b'{"alg": "HS256", "typ": "JWT"}'
-    message = encode(header) + b"." + encode(json.dumps(claims).encode())
-    signature = hmac.new(secret.encode(), message, "sha256").digest()
-    return (message + b"." + encode(signature)).decode()
+def _encode(text: str) -> str:
+    """Encode for HTTP Basic (RFC 6749 section 2.3.1)."""
+    # A space as %20, since servers read + differently.
+    return urllib.parse.quote(text, "")
 
 
-def _judge(request: _TokenRequest, reply: _Reply, requested_at: float, scope: str | None) -> Token:
+def _private_texts(request: Any, secret: str) -> list[str]:
+    """Return the texts to mask if a server echoes them: the secret, and what the caller or
+    _build() put into headers and form, except public fields."""
+    fields = urllib.parse.parse_qsl(request.data.decode())
+    values = [value for name, value in fields if name not in _PUBLIC_FIELDS]
+    values += " ".join(request.headers.values()).split()  # a server may echo what follows "Basic",
+    values += secret.split(".")  # or a part of a JWT
+    # To mask shorter ones would mask parts of ordinary words.
+    return [secret] + [value for value in values if len(value) > 5]
+
+
+def _judge(request: Any, secret: str, reply: _Reply, requested_at: float) -> Token:
     """Return the Token of an answer, or raise what it means (RFC 6749 sections 5.1 and 5.2)."""
     mapping = reply.mapping
-    secrets = list(request.secrets)
+    secrets = _private_texts(request, secret)
     for name in ("access_token", "refresh_token", "id_token"):
         secrets.append(str(mapping.get(name) or ""))
     problem = "no error code"
-    if 200 <= reply.status < 300 and not mapping.get("error"):
-        mapping.setdefault("scope", scope)  # may be left out if it is what was asked for
-        token_type = str(mapping.get("token_type") or "")
-        if token_type.lower() != "bearer":
-            mapping["token_type"] = _clean(token_type, _spellings(*secrets), 80)
+    if reply.status < 300 and not mapping.get("error"):
         try:
-            return Token.from_response(mapping, requested_at)
+            token = Token.from_response(mapping, requested_at)
         except OAuthMalformedResponse as error:
             problem = str(error)
+        else:
+            if token.token_type.lower() != "bearer":
+                shown = _clean(token.token_type, secrets)
+                _log("info", "a token of token_type %r is sent as a Bearer token", shown)
+            return token
 
-    secrets = _spellings(*secrets)
-    said = {}
-    for name in ("error", "error_description", "error_uri"):
-        if mapping.get(name) and isinstance(mapping[name], str):
-            said[name] = _clean(mapping[name], secrets)
-    media_type = _clean(reply.headers.get("Content-Type", "no Content-Type"), secrets)
-    detail = ": ".join(said.values()) or f"{problem} ({media_type}, {reply.size} bytes)"
+    said = {
+        name: _clean(mapping[name], secrets)
+        for name in ("error", "error_description", "error_uri")
+        if isinstance(mapping.get(name), str) and mapping[name]
+    }
+    headers = _clean_headers(reply.headers, secrets)
+    if said:
+        problem = ": ".join(said.values())
+    else:
+        problem += f" ({headers['Content-Type']}, {reply.size} bytes)"
     kind = _kind_of(reply.status, str(mapping.get("error")))
     raise kind(
-        f"{_split_url(request.url).place} answered {reply.status} - {detail}; {kind._advice}",
+        f"{_split_url(request.full_url).place} answered {reply.status} - {problem}; {kind._advice}",
         status=reply.status,
-        headers=_clean_headers(reply.headers, secrets),
+        headers=headers,
         retry_after=_retry_after(reply.headers),
         **said,
     )
 
 
 def _kind_of(status: int, code: Any) -> type[OAuthResponseError]:
-    """Return the class of a refusal (RFC 6749 section 5.2)."""
+    """Return the exception class for a refusal (RFC 6749 section 5.2).
+
+    A 401 means the client, unless the code names something else.
+    """
     # Deviation: Auth0 answers 401 access_denied, ServiceNow server_error, Keycloak
-    # unauthorized_client.
-    if status == 401 and code not in _NOT_THE_CLIENT:
+    # unauthorized_client. The three codes below do not blame the client.
+    if status == 401 and code not in ("invalid_scope", "invalid_target", "unsupported_grant_type"):
         return OAuthInvalidClient
-    if status in _BUSY:
+    if status in (408, 425, 429, 503):
         return OAuthTemporarilyUnavailable
     if status >= 500:
         return OAuthServerError
-    if code in ERRORS_BY_CODE:
-        return ERRORS_BY_CODE[code]
+    without_code = OAuthResponseError
     if status == 403:
-        return OAuthInvalidClient
+        without_code = OAuthInvalidClient
     if status < 400:
-        return OAuthMalformedResponse
-    return OAuthResponseError
-
-
-def _is_lasting(cause: Any) -> bool:
-    """Return whether trying again is useless: a wrong certificate, or an unusable proxy."""
-    reason = getattr(cause, "reason", None)
-    return isinstance(cause, _ProxyError) or isinstance(reason, ssl.CertificateError)
-
-
-def _parse_object(body: bytes, content_type: str) -> dict[str, Any]:
-    """Return the JSON object that a body is, or an empty dict if it is something else."""
-    try:
-        parsed = json.loads(_decode(body, content_type))
-    except (ValueError, RecursionError):
-        parsed = None
-    return parsed if isinstance(parsed, dict) else {}
+        without_code = OAuthMalformedResponse
+    return ERRORS_BY_CODE.get(code, without_code)
 
 
 def _seconds_of_date(text: Any) -> float | None:
     """Return an HTTP date (RFC 9110 section 5.6.7) in seconds since the epoch, or None."""
     try:
-        return email.utils.mktime_tz(email.utils.parsedate_tz(text))
+        return email.utils.parsedate_to_datetime(text).timestamp()
     except Exception:  # of many kinds, and not the same in each Python
         return None
 
 
 def _retry_after(headers: http.client.HTTPMessage) -> float | None:
-    """Return the seconds of a Retry-After header, at most 300, or None (RFC 9110, 10.2.3)."""
-    text = headers.get("Retry-After", "")
-    if re.fullmatch("[0-9]+([.][0-9]+)?", text):
-        return min(float(text), _RETRY_AFTER_LIMIT)
-    end = _seconds_of_date(text)
-    if end is None:
-        return None
-    return min(max(end - time.time(), 0.0), _RETRY_AFTER_LIMIT)
+    """Return the seconds of a Retry-After header, or None if it makes no sense or is past.
+
+    (RFC 9110 section 10.2.3)
+    """
+    seconds: Any = headers.get("Retry-After")
+    end = _seconds_of_date(seconds)
+    if end:
+        seconds = end - time.time()
+    return _seconds(seconds)
 
 
 # ---- Caches: FileCache, and how any cache is asked without harm ----------------------------------
-
-# Seconds for which a cache that failed, or hangs, is not used.
-_CACHE_REST = 60.0
-_CACHE_POLL = 0.05  # seconds between two attempts to get the lock of another process
-# How long to wait for the fetch of another process: a random part of what ours may take.
-_CACHE_PATIENCE = 0.3, 0.5
-_LONGEST_ENTRY = 30 * 86400  # seconds; memcached takes a greater number for a date
-_AHEAD_LIMIT = 300.0  # seconds that the clock of another machine may be ahead
 
 _FORK_AWARE: weakref.WeakSet[Any] = weakref.WeakSet()  # what must know when it is in a forked child
 
 
 def _after_fork() -> None:
-    for one in list(_FORK_AWARE):
+    for one in _FORK_AWARE:
         one._reset_after_fork()
 
 
@@ -1818,41 +1771,32 @@ class _FileLock:
     """Lock out other threads and processes. The file stays: removing it would let two in."""
 
     def __init__(self, path: str) -> None:
-        if os.path.lexists(path):
-            _check_private(path, stat.S_ISREG)
-        self._number = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        self._closer = weakref.finalize(self, os.close, self._number)
+        self._number = os.open(
+            path,
+            os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0),  # Windows has no such flag
+            0o600,
+        )
+        # The lock is free when nobody has the file open any more, so also when its holder dies. A
+        # forked child must not keep it.
+        self.release = self._reset_after_fork = weakref.finalize(self, os.close, self._number)
         _FORK_AWARE.add(self)
-
-    def _reset_after_fork(self) -> None:
-        """Close the file: while a forked child has it open, the parent's lock would outlive it."""
-        self._closer()
 
     def acquire(self, blocking: bool = False) -> bool:
         """Return whether the lock is held now; never wait, so blocking is ignored."""
-        return _lock_file(self._number, True)
+        try:
+            if sys.platform == "win32":
+                import msvcrt
 
-    def release(self) -> None:
-        """Free the lock. Closing the file would not, while a forked child has it open."""
-        _lock_file(self._number, False)
+                msvcrt.locking(self._number, msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
 
-
-def _lock_file(number: int, on: bool) -> bool:
-    """Lock or unlock an open file; return False if another process or thread holds the lock."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(number, msvcrt.LK_NBLCK if on else msvcrt.LK_UNLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB if on else fcntl.LOCK_UN)
-    except (BlockingIOError, PermissionError):  # flock raises the one, Windows the other
-        return False
-    except OSError:  # this file system has no locks: go on without
-        pass
-    return True
+                fcntl.flock(self._number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # another has it: flock, Windows
+            return False
+        except OSError:  # this file system has no locks: go on without
+            pass
+        return True
 
 
 def _check_private(path: str, is_kind: Callable[[int], bool]) -> None:
@@ -1873,55 +1817,66 @@ def _check_private(path: str, is_kind: Callable[[int], bool]) -> None:
 
 class _SharedCache:
     """Wraps a cache so that its failures break no request: they are logged, and it is not used
-    for a while."""
+    for a while. Without a cache, every attempt returns None."""
 
-    def __init__(self, cache: Any, key: str | None, fetch: Any) -> None:
+    can_lock = True
+    has_warned = False
+    ignore_before = 0.0  # wall clock; entries from before are not used
+    refused: Token | None = None  # the last one that an API refused
+    rests_until = 0.0  # monotonic clock
+
+    def __init__(self, cache: Any, key: str | None, fetch: Any, refresh_before: float) -> None:
         import hashlib  # urllib has imported it already
 
+        self.refresh_before = refresh_before
+        if cache is None:
+            self.rests_until = float("inf")
+            return
         self.cache = FileCache(cache) if isinstance(cache, (str, bytes, os.PathLike)) else cache
         if not hasattr(self.cache, "set"):
             raise TypeError(
                 "cache must be a path, or an object with get(key) and set(key, value, seconds)"
             )
         key = key or getattr(fetch, "cache_key", None)
-        if key is None:
-            raise ValueError("cache_key must say what is shared, if fetch is a callable of yours")
-        text = _text(key, "cache_key")
-        self.key = "oauth_session-" + hashlib.sha256(text.encode()).hexdigest()
+        key = _text(key, "cache_key, which a fetch callable of yours needs,")
+        self.key = "oauth_session-" + hashlib.sha256(key.encode()).hexdigest()
         try:
             self.can_lock = callable(self.cache.lock)
         except Exception:  # diskcache.FanoutCache raises AssertionError
             self.can_lock = False
-        self.failed_at: Moment = _LONG_AGO
-        self.has_warned = False
 
-    def attempt(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Call a method of the cache or its lock; return None if it fails, or one failed lately."""
-        if _since(self.failed_at) < _CACHE_REST:
+    def attempt(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what a method of this class returns.
+
+        None if it raises, within 30 s of a failure, or while another attempt has been running for
+        less than 60 s: nobody waits for a cache that hangs.
+        """
+        if time.monotonic() < self.rests_until:
             return None
-        self.failed_at = _now()  # until it returns: while it hangs, others do without the cache
+        self.rests_until = time.monotonic() + 60
         try:
-            result = method(*arguments, **options)
+            result = action(*arguments)
+            self.rests_until = 0.0
+            return result
         except Exception as error:
+            self.rests_until = time.monotonic() + 30
             # The text of an error that is not ours may show the token.
             shown = _clean(error) if isinstance(self.cache, FileCache) else type(error).__name__
-            what = "the shared cache fails, and is left alone for %d s: %s"
-            _log("warning", what, _CACHE_REST, shown)
+            _log("warning", "the shared cache fails, and rests for half a minute: %s", shown)
             return None
-        self.failed_at = _LONG_AGO
-        return result
 
-    def read(self, refresh_before: float) -> _KeptToken | None:
-        """Return the token in the cache, if it has not expired; judge it like a fresh answer."""
-        value = self.attempt(self.cache.get, self.key)
+    def read(self) -> _KeptToken | None:
+        """Return the token in the cache, judged like a fresh answer.
+
+        None if it has expired, or was cleared, replaced or refused here.
+        """
+        value = self.cache.get(self.key)
         if value is None:
             return None
         wall, steady = _now()
         try:
             entry = json.loads(value, parse_int=float)  # int() of many digits may take minutes
             requested = entry["obtained_at"]
-            if not requested <= wall + _AHEAD_LIMIT:
-                raise ValueError("it is from the future")
             elapsed = max(0.0, wall - requested)  # a clock that is ahead must not prolong its life
             token = Token.from_response(entry, wall - elapsed)
         except Exception:  # whatever somebody wrote there
@@ -1929,29 +1884,23 @@ class _SharedCache:
                 self.has_warned = True
                 _log("warning", "what the shared cache holds makes no sense, and is not used")
             return None
-        kept = _KeptToken(token, (requested, steady - elapsed), refresh_before)
-        return None if kept.age() == EXPIRED else kept
+        kept = _KeptToken(token, (requested, steady - elapsed), self.refresh_before)
+        # The clock of another machine may be ahead, by no more than five minutes.
+        is_new = self.ignore_before < requested <= wall + 300
+        if is_new and token != self.refused and kept.age() != EXPIRED:
+            return kept
+        return None
 
-    @contextlib.contextmanager
-    def locked(self, limit: float) -> Iterator[None]:
-        """Hold the lock while one process fetches; do without if others hold it for too long."""
-        lock: Any = None
-        held = None
-        if self.can_lock:
-            lock = self.attempt(self.cache.lock, self.key + ".lock", timeout=limit)
-        if lock is not None:
-            patience = limit * random.uniform(*_CACHE_PATIENCE)
-            for _ in range(1 + int(patience / _CACHE_POLL)):
-                held = self.attempt(lock.acquire, blocking=False)
-                if held is not False:
-                    break
-                time.sleep(_CACHE_POLL)
-        try:
-            yield
-        finally:
-            if held:
-                with contextlib.suppress(Exception):  # it has a time-out, which may have passed
-                    lock.release()
+    def get_lock(self, limit: float) -> Any:
+        """Return the lock once it is held; None if its holder leaves a token first, or hangs."""
+        lock = self.cache.lock(self.key + ".lock", timeout=limit)
+        # By chance, so that not all give up a dead holder at once: the first will write.
+        end = time.monotonic() + limit * random.uniform(0.3, 0.5)
+        while not lock.acquire(blocking=False):
+            if self.read() or time.monotonic() >= end:
+                return None
+            time.sleep(0.05)
+        return lock
 
     def write(self, kept: _KeptToken) -> None:
         """Store a token in the form of a token response."""
@@ -1964,35 +1913,37 @@ class _SharedCache:
             "refresh_in": kept.refresh_in,
             "obtained_at": kept.requested[0],
         }
-        seconds = min(max(1, int(kept.left())), _LONGEST_ENTRY)
-        self.attempt(self.cache.set, self.key, json.dumps(entry), seconds)
+        # memcached takes a number greater than 30 days for a date.
+        seconds = min(max(1, int(kept.left())), 2592000)
+        self.cache.set(self.key, json.dumps(entry), seconds)
 
 
 # ---- TokenSource: keeps the token and renews it, one fetch at a time -----------------------------
 
-_FETCH_LIMIT = 30.0  # seconds that a fetch without a `timeout` of its own may take
-_FETCH_GRACE = 2.0  # seconds beyond the limit of a fetch, for what no deadline covers
-_ANSWER_GRACE = 0.2  # seconds beyond a caller's time-out, for the error of the fetch to arrive
-_REPLACE_INTERVAL = 60.0  # seconds; an API that answers 401 for ever costs one fetch in this time
-_RENEWAL_PAUSE = 1.0  # seconds from a failure to the next renewal, for which nobody waits
-# Seconds from a failure to the next fetch: from the first in a row, the second ...
-_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
+# Most seconds from the first, second ... failure in a row to the next fetch; then 60
+_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+# Stands for no token: it is always EXPIRED, so nobody gets it.
+_NO_TOKEN = _KeptToken(Token("none"), _LONG_AGO, 0.0)
 
 
 class _Fetch:
     """A fetch in a thread of its own. All who need its token wait until it is done."""
 
-    def __init__(self, limit: float, background: bool = False, refused: str = "") -> None:
+    token: Token | None = None
+    due: Token | None = None  # the token that it renews in the background, while callers use it
+    # What waiters get, a copy each, unless the fetch sets another.
+    error: Exception = OAuthTransportError(
+        "no token came in time: is token_url slow, or a shared cache?"
+    )
+    failed: tuple[float, float] = _LONG_AGO
+    pause = 0.0  # seconds from then until the next one may start
+
+    def __init__(self, limit: float, refused: Token | None = None) -> None:
         self.limit = limit  # seconds that it may take
-        self.background = background  # it renews a DUE token
-        self.refused = refused  # the token that it is to replace, if an API refused one
+        self.refused = refused  # the token that it replaces, since an API refused it
         self.started = _now()
         self.thread: int | None = threading.get_ident()  # that runs it, or is about to start it
         self.done = threading.Event()
-        self.token: Token | None = None
-        self.error: Exception | None = None
-        self.failed: Moment = _LONG_AGO
-        self.pause = 0.0  # seconds after the failure until the next one may start
 
     def is_alive(self) -> bool:
         """Return whether its result may still come.
@@ -2000,12 +1951,16 @@ class _Fetch:
         Past its deadline it is dead: it hangs, or its process was frozen. In an interpreter that
         shuts down, no other thread runs again.
         """
-        in_time = _since(self.started) < self.limit + _FETCH_GRACE
-        return in_time and not self.done.is_set() and not sys.is_finalizing()
+        return (
+            # Two seconds for what no deadline covers.
+            _since(self.started) < self.limit + 2
+            and not self.done.is_set()
+            and not sys.is_finalizing()
+        )
 
-    def allows_next(self, least_pause: float = 0.0) -> bool:
+    def allows_next(self) -> bool:
         """Return whether another fetch may start."""
-        return not self.is_alive() and _since(self.failed) >= max(self.pause, least_pause)
+        return not self.is_alive() and _since(self.failed) >= self.pause
 
 
 class TokenSource:
@@ -2024,12 +1979,13 @@ class TokenSource:
     cache_key: a text that says what is shared; default: a hash of the
     settings and the secret of ClientCredentials.
 
-    A FRESH or DUE token is returned at once; a DUE one is renewed in the
-    background meanwhile. Without one, callers wait for the fetch that is
-    under way, or start one. Each fetch runs in a daemon thread of its own:
-    it looks into the cache, else obtains a token, and writes it there. All
-    who wait get its token or its error. A token that arrives after the
-    deadline of the fetch, or after clear(), is not kept.
+    A FRESH or DUE token is returned at once. The first caller to find it
+    DUE starts a fetch in the background, for which nobody waits. Once it is
+    EXPIRED, callers wait for the fetch under way, or start one. Each fetch
+    runs in a daemon thread of its own: it looks into the cache, else
+    obtains a token, and writes it there. All who wait get its token or its
+    error. A token that arrives after the deadline of the fetch, or after
+    clear(), is not kept.
     """
 
     def __init__(
@@ -2042,36 +1998,30 @@ class TokenSource:
     ) -> None:
         if not callable(fetch):
             raise TypeError("fetch must be a callable that returns a Token")
-        if not 0 <= refresh_before <= _LONGEST_LIFE:
+        if not refresh_before >= 0:  # it may be NaN
             raise ValueError("refresh_before must be a number of seconds, 0 or more")
         self._fetch = fetch
-        self._refresh_before = refresh_before
-        self._cache = None if cache is None else _SharedCache(cache, cache_key, fetch)
-        self._kept: _KeptToken | None = None  # replaced as a whole, and read without the lock
-        self._ignore_entries_before = 0.0  # wall clock; of the shared cache
+        self._cache = _SharedCache(cache, cache_key, fetch, refresh_before)
+        self._kept = _NO_TOKEN  # replaced as a whole, and read without the lock
         self._reset_after_fork()
         _FORK_AWARE.add(self)
 
     def _reset_after_fork(self) -> None:
         """Make the lock; forget fetches and failures, since no thread of a parent ends them."""
-        # Guards every write, and what must be read together; never held while foreign code runs.
+        # The one lock. With it held, _token_or_fetch() decides who fetches, and _keep() and clear()
+        # replace the token. It is never held while foreign code runs. What becomes of a fetch is
+        # written by its own thread only, before it is done.
         # An RLock, since the garbage collector may run a finalizer that uses the source in the
-        # thread that holds it.
+        # thread that holds it. It may have to wait, then, until its timeout.
         self._lock = threading.RLock()
         self._forget_fetches()
 
     def _forget_fetches(self) -> None:
         self._last = _Fetch(0.0)  # the fetch under way, else the last one
         self._last.done.set()  # there is none yet
-        self._failures = 0  # in a row
-        self._refused = ""  # the last token that an API refused
-        self._replaced: Moment = _LONG_AGO  # when the last fetch for a refused token began
-
-    def __repr__(self) -> str:
-        # Of another callable the name alone: a functools.partial would show its arguments.
-        known = isinstance(self._fetch, ClientCredentials)
-        shown = repr(self._fetch) if known else type(self._fetch).__name__
-        return f"TokenSource({shown})"
+        self._pauses = iter(_PAUSES)  # those still to come, if failures go on
+        # When the last fetch for a refused token began.
+        self._replaced: tuple[float, float] = _LONG_AGO
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a TokenSource cannot be pickled: make it anew from its settings")
@@ -2079,12 +2029,13 @@ class TokenSource:
     def token(self, timeout: float | None = None) -> Token:
         """Return a token that has not expired, fetching one if necessary.
 
-        timeout: seconds to wait for it, at most and by default as long as
-        two fetches may take. Raises OAuthError if none can be had, and what
-        fetch raises.
+        timeout: seconds to wait for it; default: as long as two fetches may
+        take. Raises OAuthError if none can be had, and what fetch raises.
         """
-        # _ready() may start a renewal; _obtain() waits for a fetch.
-        return self._ready() or self._obtain(timeout)
+        kept = self._kept
+        if kept.age() == FRESH:  # no lock, since nothing is to be decided
+            return kept.token
+        return self._obtain(timeout)
 
     def authorization(self) -> str:
         """Return the value of an Authorization header, "Bearer ...", for
@@ -2100,94 +2051,81 @@ class TokenSource:
         minute, or in a pause after failures: then the 401 stands. timeout:
         as for token(). Raises what token() raises.
         """
-        refused = token.access_token if isinstance(token, Token) else token
-        return self._obtain(timeout, refused)
+        if not isinstance(token, Token):
+            token = Token(token)
+        self._cache.refused = token
+        return self._obtain(timeout, token)
 
     def clear(self) -> None:
         """Forget token, errors and pauses. A fetch under way serves those
         who wait for it, and its token is not kept."""
         with self._lock:
             self._forget_fetches()
-            self._kept = None
+            self._kept = _NO_TOKEN
             # The token just forgotten may carry a later time, by a clock that is ahead.
-            self._ignore_entries_before = max(time.time(), self._ignore_entries_before)
+            self._cache.ignore_before = max(time.time(), self._cache.ignore_before)
 
-    @property
-    def _limit(self) -> float:
-        return getattr(self._fetch, "timeout", None) or _FETCH_LIMIT
-
-    def _ready(self) -> Token | None:
-        """Return the token unless it has expired; start to renew one that is due."""
-        kept = self._kept
-        if kept is None:
-            return None
-        age = kept.age()
-        if age == DUE:
-            self._renew(kept)
-        return None if age == EXPIRED else kept.token
-
-    def _renew(self, kept: _KeptToken) -> None:
-        limit = self._limit
-        with self._lock:
-            if self._kept is not kept or not self._last.allows_next(_RENEWAL_PAUSE):
-                return
-            fetch = self._last = _Fetch(limit, background=True)
-        self._start(fetch)
-
-    def _obtain(self, timeout: float | None, refused: str = "") -> Token:
+    def _obtain(self, timeout: float | None, refused: Token | None = None) -> Token:
         """Return the token to use; wait for a fetch if necessary."""
-        patience = 2 * self._limit  # the fetch may wait for a shared cache first
-        if timeout is not None:
-            # A fetch with the same time-out ends before, and says why.
-            patience = min(patience, timeout + _ANSWER_GRACE)
-        end = time.monotonic() + patience
+        limit = getattr(self._fetch, "timeout", None) or 30.0  # seconds that a fetch may take
+        if timeout is None:
+            timeout = 2 * limit  # it may wait for a shared cache first
+        # A fetch with the same timeout ends a little earlier, and says why.
+        end = time.monotonic() + timeout + 0.2
         while True:
-            token, fetch = self._token_or_fetch(refused)
-            if token is not None:
+            token, fetch = self._token_or_fetch(limit, refused)
+            if token:
                 return token
             fetch.done.wait(end - time.monotonic())
-            if fetch.token is not None:
+            if fetch.token:
                 return fetch.token
-            # If a renewal in the background fails, callers do not get its error, but fetch.
-            if not fetch.background or not fetch.allows_next():
-                break
-        token = self._ready()  # from the fetch that replaced a dead one
-        if token is not None and token.access_token != refused:
-            return token
-        if fetch.error is not None:
-            raise _copy(fetch.error)
-        raise OAuthTransportError("no token came in time: is token_url slow, or a shared cache?")
+            # The error is not for callers if another fetch has replaced this one, since it was
+            # dead, or if it was a renewal in the background, after which they may fetch.
+            if fetch is self._last and not (fetch.due and fetch.allows_next()):
+                raise _copy(fetch.error)
 
-    def _token_or_fetch(self, refused: str) -> tuple[Token | None, _Fetch]:
+    def _token_or_fetch(
+        self, limit: float, refused: Token | None
+    ) -> tuple[Token | None, _Fetch]:
         """Return the token to use at once, if there is one, and the fetch to wait for otherwise.
 
-        1. The token at hand, unless it is the refused one.
-        2. Else that of the fetch under way.
-        3. Else that of a new fetch.
-        4. If it is too early for one, the refused token, or the error of the last fetch.
+        1. The token at hand, unless it has EXPIRED or is the refused one. The first caller who
+           finds it DUE starts a fetch in the background, which nobody waits for.
+        2. Else the caller waits for the fetch under way, whoever started it,
+        3. or starts one and waits for it,
+        4. or, if it is too early for one, gets the refused token, or the error of the last fetch.
         """
-        limit = self._limit
-        with self._lock:
-            kept = self._kept
-            fetch = self._last
-            starts = fetch.allows_next()
-            self._refused = refused or self._refused
-            if kept is not None and kept.age() != EXPIRED:
-                if kept.token.access_token != refused:
-                    return kept.token, fetch
-                starts = starts and _since(self._replaced) >= _REPLACE_INTERVAL
+        token = None
+        new = _Fetch(limit, refused)
+        try:
+            with self._lock:
+                kept = self._kept
+                age = kept.age()
+                fetch = self._last
+                starts = fetch.allows_next()
+                if age != EXPIRED:
+                    if kept.token == refused:
+                        # An API that answers 401 for ever costs one fetch a minute.
+                        starts = starts and _since(self._replaced) >= 60
+                    else:
+                        token = new.due = kept.token
+                        # Nobody waits for it, so after a failure it can wait for a second.
+                        starts = starts and age == DUE and _since(fetch.failed) >= 1
+                if starts:
+                    fetch = self._last = new
+                elif not fetch.is_alive():
+                    token = token or refused
             if starts:
-                fetch = self._last = _Fetch(limit, refused=refused)
-            elif refused and not fetch.is_alive():
-                return Token(refused), fetch
-        if starts:
-            self._start(fetch)
-        elif fetch.thread == threading.get_ident():
+                self._start(new)
+        except BaseException:  # of a signal handler, such as Ctrl-C: nobody must wait for it
+            new.done.set()
+            raise
+        if not starts and not token and fetch.thread == threading.get_ident():
             raise OAuthError(
                 "a secret callable, fetch callable or log handler must not use the session "
                 "that it serves: its token is being fetched"
             )
-        return None, fetch
+        return token, fetch
 
     def _start(self, fetch: _Fetch) -> None:
         """Run the fetch in a daemon thread; in this one if no thread can be started."""
@@ -2205,9 +2143,6 @@ class TokenSource:
                 return
             except RuntimeError:
                 pass
-            except BaseException:  # Ctrl-C: nobody must wait for it
-                fetch.done.set()
-                raise
         self._run(fetch)
 
     def _run(self, fetch: _Fetch) -> None:
@@ -2216,52 +2151,50 @@ class TokenSource:
         try:
             self._read_or_fetch(fetch)
         except Exception as error:
-            self._fail(fetch, error)
+            fetch.error = error
+            if fetch.is_alive():
+                fetch.pause = next(self._pauses, 60.0) * random.uniform(0.5, 1.0)
+                if isinstance(error, OAuthResponseError) and error.retry_after:
+                    fetch.pause = min(error.retry_after, 300.0)  # it may want more, or err
+                fetch.failed = _now()
+            if fetch.due:
+                # The text of an error that is not ours may show a secret.
+                shown = error if isinstance(error, OAuthError) else type(error).__name__
+                _log("warning", "renewal failed, the old token stays in use: %s", shown)
         finally:
             fetch.thread = None
             fetch.done.set()
-        why = fetch.error
-        if fetch.background and why is not None:
-            # The text of an error that is not ours may show a secret.
-            shown = why if isinstance(why, OAuthError) else type(why).__name__
-            _log("warning", "renewal failed, the old token stays in use: %s", shown)
 
     def _read_or_fetch(self, fetch: _Fetch) -> None:
         """Take the token of the shared cache; else fetch one, and write it there.
 
-        All that is done before the callers go on: a short script may end then, and this thread
-        with it.
+        One process holds the lock of the cache while it fetches. The others wait for its token or
+        its lock, but not for too long. All that is done before the callers go on: a short script
+        may end then, and this thread with it.
         """
         cache = self._cache
-        if cache is None:
-            self._keep(fetch, self._call_fetch(fetch))
-            return
-        kept = self._read(cache)
-        if kept is None:
-            with cache.locked(self._limit):
-                kept = self._read(cache)  # who held the lock before us may have left a token
-                if kept is None:
-                    kept = self._call_fetch(fetch)
-                    if self._keep(fetch, kept):
-                        cache.write(kept)
-                    return
-        self._keep(fetch, kept)
-
-    def _read(self, cache: _SharedCache) -> _KeptToken | None:
-        """Return the token of the shared cache, unless it was cleared, replaced or refused here."""
-        kept = cache.read(self._refresh_before)
-        if kept is None or kept.requested[0] <= self._ignore_entries_before:
-            return None
-        if kept.token.access_token == self._refused:
-            return None
-        return kept
+        lock = None
+        found = cache.attempt(cache.read)
+        if not found and cache.can_lock:
+            lock = cache.attempt(cache.get_lock, fetch.limit)
+            found = cache.attempt(cache.read)  # the last holder of the lock may have left one
+        try:
+            kept = found or self._call_fetch(fetch)
+            if not cache.can_lock:  # only chance keeps many processes from renewing it all at once
+                kept.due_window *= random.uniform(0.6, 1.0)
+            self._keep(fetch, kept)
+            if not found and self._kept is kept:
+                cache.attempt(cache.write, kept)
+        finally:
+            if lock is not None:
+                with contextlib.suppress(Exception):  # it has a timeout, which may have passed
+                    lock.release()
 
     def _call_fetch(self, fetch: _Fetch) -> _KeptToken:
         """Return what the callable of the user, or ClientCredentials, obtains."""
         fetch.started = _now()  # the shared cache may have taken its time
         if fetch.refused:
-            with self._lock:
-                self._replaced = fetch.started
+            self._replaced = fetch.started
         try:
             token = self._fetch()
         except urllib.error.HTTPError as error:  # must not be taken for the API's answer
@@ -2270,235 +2203,191 @@ class TokenSource:
             ) from error
         if not isinstance(token, Token):
             raise TypeError("fetch must return a Token")
-        kept = _KeptToken(token, fetch.started, self._refresh_before)
+        kept = _KeptToken(token, fetch.started, self._cache.refresh_before)
         if kept.left() <= 0:
             raise OAuthMalformedResponse(
                 "the token had expired before it arrived: compare the clocks"
             )
         return kept
 
-    def _keep(self, fetch: _Fetch, kept: _KeptToken) -> bool:
-        """Give the token to all who wait, and keep it; return False if it is not to be kept: the
-        fetch is dead, or clear() was called meanwhile."""
+    def _keep(self, fetch: _Fetch, kept: _KeptToken) -> None:
+        """Give the token to all who wait; keep it, unless the fetch is dead or clear() was called
+        meanwhile."""
         fetch.token = kept.token
         with self._lock:
-            if self._last is not fetch or not fetch.is_alive():
-                return False
-            before = self._kept
-            if before is not None and before.token.access_token == kept.token.access_token:
-                kept.disable_early_renewal(before)
-            elif self._cache is not None and not self._cache.can_lock:
-                # Only chance keeps many processes from renewing it all at once.
-                kept.due_window *= random.uniform(0.6, 1.0)
-            self._failures = 0
-            self._kept = kept
-            self._ignore_entries_before = kept.requested[0]
-            return True
-
-    def _fail(self, fetch: _Fetch, error: Exception) -> None:
-        """Give the error to all who wait, and decide when the next fetch may start."""
-        fetch.error = error
-        with self._lock:
-            if self._last is not fetch:
-                return
-            fetch.failed = _now()
-            fetch.pause = _PAUSES[min(self._failures, len(_PAUSES) - 1)]
-            fetch.pause *= random.uniform(0.5, 1.0)
-            if isinstance(error, OAuthResponseError) and error.retry_after:
-                fetch.pause = min(error.retry_after, _RETRY_AFTER_LIMIT)
-            self._failures += 1
+            if self._last is fetch and fetch.is_alive():
+                if kept.token == self._kept.token:
+                    kept.disable_early_renewal(self._kept)
+                self._kept = kept
+                self._cache.ignore_before = kept.requested[0]
+                self._pauses = iter(_PAUSES)
 
 
 def _copy(error: Exception) -> Exception:
-    """Return a copy for each who waits: the traceback of an error that is raised again grows."""
-    duplicate: Exception
-    try:
+    """Return a copy for each waiter: a traceback grows whenever its error is raised."""
+    duplicate: Exception = OAuthError(f"the token could not be obtained: {type(error).__name__}")
+    with contextlib.suppress(Exception):  # it may be one that cannot be copied
         # The traceback says where in a fetch callable it came from.
         duplicate = copy.copy(error).with_traceback(error.__traceback__)
         duplicate.__cause__ = error.__cause__
-    except Exception:  # it cannot be copied
-        duplicate = OAuthError(f"the token could not be obtained: {type(error).__name__}")
     return duplicate
 
 
 # ---- OAuthHandler: which requests get the token, what a 401 does, where redirects may go ---------
 
-_LOCATION_LIMIT = 8 << 10  # characters; servers accept no longer URL
-_SHORTEST_TOKEN = 16  # characters; a shorter one may be part of any URL
-_MAX_REDIRECTS = 10  # that one call follows; browsers take 20, urllib 10
-# Headers that a redirect may take to another origin, and those that go with a body.
-_GO_ANYWHERE = ("Accept", "Accept-language", "Accept-encoding", "Accept-charset", "User-agent")
-_ABOUT_BODY = ("Content-", "Transfer-")
-# A scheme or, with "=", a parameter of the scheme before it (RFC 9110 section 11.6.1); a stray
-# quoted string counts as a scheme without a name.
+_REPEATABLE = (bytes, bytearray, memoryview, list, tuple, type(None))  # besides seekable files
+# RFC 9110 section 11.6.1: the scheme of a challenge, which begins an element of the list; a
+# parameter; or a quoted string where none belongs.
 _CHALLENGE = (
-    r"([\w!#$%&'*+.^`|~-]+)"
-    r'(?:[ \t]*(=)[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?|"(?:[^"\\]|\\.)*"?'
+    r'(?as)(?:^|,)\s*([^\s,="]+)(?=[\s,]|$)(?!\s*=)'
+    r'|[\s,]([^\s,="]+)\s*=\s*("(?:[^"\\]|\\.)*"?|(?!=)[^\s,"]+)'
+    r'|"(?:[^"\\]|\\.)*"?'
 )
 
 
 class _Call:
     """The state of one call, which its redirects and its replay share."""
 
+    start: int | None = None  # the position of a body that is a file
+    redirects = 0
+
     def __init__(self, request: Any) -> None:
-        self.request = request  # the one to send: the caller's, or what a redirect made of it
-        self.start: int | None = None  # the position of a body that is a file
+        # Those of the caller: what other handlers add, such as cookies, is for one request.
+        self.headers = {**request.headers, **request.unredirected_hdrs}
         if hasattr(request.data, "seekable") and request.data.seekable():
             self.start = request.data.tell()
-        # None if another handler made it of a redirect: the caller did not name this URL.
-        self.named = None if request.unverifiable else _origin(request.full_url)
-        self.visited: set[_Origin] = set()
-        self.sender: OAuthHandler | None = None  # whose token went with the last request
-        self.tokens = [""]  # all that were sent, which no text may show; the last one counts
-        self.redirects = 0
-        self.replayed = False
+        # None if another handler's redirect led here: the caller did not name it.
+        self.named = None if request.unverifiable else _split_url(request.full_url).origin
+        self.visited: set[_Origin] = set()  # the origins of all requests so far
+        self.senders: dict[str, OAuthHandler] = {}  # by the tokens that were sent
+
+    def rewind(self, body: Any) -> bool:
+        """Make a body ready to be sent again; return False if that is impossible."""
+        if isinstance(body, _REPEATABLE):
+            return True
+        if self.start is None:
+            return False
+        body.seek(self.start)
+        return True
 
 
-def _copy_for(call: _Call) -> Any:
-    """Return a copy of the call's Request, for handlers to put cookies, token and proxy on.
-
-    So neither the caller's Request nor the one to be sent again is changed.
-    """
-    request: Any = copy.copy(call.request)
-    request.headers = dict(request.headers)
-    request.unredirected_hdrs = dict(request.unredirected_hdrs)
-    request.call = call
-    return request
-
-
-class _CopyHandler(urllib.request.BaseHandler):
-    """Gives other handlers a copy of each Request, and sends plain HTTP to loopback directly."""
-
-    handler_order = 0  # before all others
-
-    def http_request(self, request: Any) -> Any:
-        if not hasattr(request, "call"):
-            url = _split_url(request.full_url).text
-            if url != request.full_url:
-                request = copy.copy(request)
-                request.full_url = url  # or an international host would be taken for a proxy
-            return _copy_for(_Call(request))
-        if request.get_header("Authorization") == f"Bearer {request.call.tokens[-1]}":
-            request.remove_header("Authorization")  # another handler reopened it, maybe elsewhere
-        request.call.sender = None
-        return request
-
-    https_request = http_request
-
-    def http_open(self, request: Any) -> Any:
-        """Send plain HTTP to loopback past every proxy, which would see the token."""
-        if _is_plain_loopback(_origin(request.full_url)):
-            for handler in self.parent.handle_open["http"]:  # type: ignore[attr-defined]
-                if isinstance(handler, urllib.request.HTTPHandler):
-                    return handler.http_open(request)
-        return None
+def _copy_request(request: Any) -> Any:
+    """Return a copy of a caller's Request, for other handlers to change."""
+    ours: Any = copy.copy(request)
+    ours.headers = dict(request.headers)
+    ours.unredirected_hdrs = dict(request.unredirected_hdrs)
+    url = _split_url(request.full_url).text  # an international host would be taken for a proxy
+    if url != request.full_url:  # to set it would undo set_proxy()
+        ours.full_url = url
+    return ours
 
 
-def _check_origins(name: str, urls: Texts, allow_http: bool) -> frozenset[_Origin]:
-    origins = frozenset(_origin(_check_url(name, url, allow_http)) for url in _texts(name, urls))
+def _token_of(request: Any) -> str:
+    """Return what its Authorization header holds, which may be a token; "" if it has none."""
+    return request.get_header("Authorization", "").partition(" ")[2]  # type: ignore[no-any-return]
+
+
+def _check_origins(name: str, urls: Any, allow_http: bool) -> frozenset[_Origin]:
+    origins = frozenset(_check_url(name, url, allow_http).origin for url in _texts(name, urls))
     if not origins:
         raise ValueError(f"{name} must name at least one URL whose origin may see the token")
     return origins
 
 
-def _rewind(data: Any, start: int | None) -> bool:
-    """Make a body ready to be sent again; return False if that is impossible."""
-    if data is None or isinstance(data, (bytes, bytearray, memoryview, list, tuple)):
-        return True
-    if start is None:
-        return False
-    data.seek(start)
-    return True
-
-
 def _read_error_body(fp: Any) -> bytes:
     """Return the body of an answer, at most 1 MiB of it, and close it; b"" if that fails."""
-    try:
-        with fp:
-            return bytes(fp.read(_ANSWER_LIMIT))
-    except (OSError, http.client.HTTPException):
-        return b""
+    with contextlib.suppress(OSError, http.client.HTTPException), fp:
+        return fp.read(_ANSWER_LIMIT)  # type: ignore[no-any-return]
+    return b""
 
 
-def _redirected(request: Any, code: int, location: str) -> urllib.request.Request:
-    """Return the Request that a redirect leads to; ValueError if it must not be followed."""
+def _follow_redirect(request: Any, code: int, location: str) -> Any:
+    """Return the Request that follows a redirect; ValueError if it must not be followed."""
     call = request.call
-    method = request.get_method()
-    data = request.data
-    if (code == 303 and method != "HEAD") or (code in (301, 302) and method == "POST"):
-        method = "GET"
-        data = None
-
-    if len(location) > _LOCATION_LIMIT:
-        raise ValueError("it is too long")
+    call.redirects += 1
+    if call.redirects > 10:  # as urllib; browsers follow 20
+        raise ValueError("there were ten before it")
+    for token in call.senders:
+        # A shorter token may be a part of any URL.
+        if len(token) >= 16 and token in urllib.parse.unquote(location):
+            raise ValueError("it shows the token")
     # Bytes that are not ASCII are UTF-8, if they mean anything.
-    target = location.encode("iso-8859-1").decode("utf-8", "replace")
-    url = _split_url(urllib.parse.urljoin(request.full_url, target)).text
-    before = _origin(request.full_url)
-    after = _origin(url)
-    if before.scheme == "https" and after.scheme == "http":
-        raise ValueError("it leads from https to http")
-    if data is not None and after != before:
-        raise ValueError("it would take the body to another origin")
-    if call.redirects == _MAX_REDIRECTS:
-        raise ValueError(f"there were {_MAX_REDIRECTS} before it")
-    if not _rewind(data, call.start):
+    target = _text(location.encode("iso-8859-1"))
+    url = _split_url(urllib.parse.urljoin(request.full_url, target))
+    method = request.get_method()
+    body = request.data
+    names = ""  # the pattern of the headers that go along: all
+    if (code == 303 and method != "HEAD") or (code < 303 and method == "POST"):
+        method = "GET"
+        body = None
+        names = "(?!Content-|Transfer-)"  # those that do not describe the body
+    before = _split_url(request.full_url).origin
+    if url.origin != before:
+        names = "Accept(-language|-encoding|-charset)?$|User-agent$"
+        if body is not None:
+            raise ValueError("it would take the body to another origin")
+        if (before.scheme, url.origin.scheme) == ("https", "http"):
+            raise ValueError("it leads from https to http")
+    if not call.rewind(body):
         raise ValueError("the body cannot be sent again")
-
-    # Those of the caller: what other handlers add, such as cookies, is for one request.
-    headers = {**call.request.headers, **call.request.unredirected_hdrs}
-    if data is None:
-        headers = {name: headers[name] for name in headers if not name.startswith(_ABOUT_BODY)}
-    if after != before:
-        headers = {name: headers[name] for name in headers if name in _GO_ANYWHERE}
+    call.headers = {name: call.headers[name] for name in call.headers if re.match(names, name)}
     # Unverifiable for the cookie policy of http.cookiejar: the caller did not name the URL.
-    return urllib.request.Request(
-        url, data, headers, request.origin_req_host, unverifiable=True, method=method
+    following: Any = urllib.request.Request(
+        url.text, body, call.headers, request.origin_req_host, True, method
+    )
+    following.call = call
+    return following
+
+
+def _challenges(headers: Any) -> dict[str, dict[str, str]]:
+    """Return the parameters of the challenges, by their scheme."""
+    line = ", ".join(headers.get_all("WWW-Authenticate", ()))
+    challenges: dict[str, dict[str, str]] = defaultdict(dict)
+    parameters: dict[str, str] = {}
+    for scheme, name, value in re.findall(_CHALLENGE, line[:8192]):
+        if scheme:
+            parameters = challenges[scheme.lower()]
+        else:
+            # Without quotes, and without the backslashes before quoted characters.
+            parameters.setdefault(name.lower(), re.sub(r'(?s)"|\\(.)', r"\1", value))
+    return challenges
+
+
+def _failure(
+    kind: type[_HTTPError], fact: str, said: dict[str, str], request: Any, answer: Any
+) -> _HTTPError:
+    """Return the exception for an answer, in which the API can show no token that was sent."""
+    secrets = request.call.senders
+    fields = {
+        name: _clean(said[name], secrets) for name in ("error", "scope", "realm") if name in said
+    }
+    return kind(
+        f"{fact}; the API said {_clean(json.dumps(said), secrets)}",
+        url=_clean(request.full_url, secrets, _HEAD_LIMIT),
+        status=answer.code,
+        headers=_clean_headers(answer.headers, secrets),
+        body=_read_error_body(answer),
+        **fields,
     )
 
 
-def _bearer_challenge(headers: Any) -> dict[str, str] | None:
-    """Return the parameters of the Bearer challenges, or None if there is none."""
-    line = ", ".join(headers.get_all("WWW-Authenticate", ()))
-    challenges: dict[str, dict[str, str]] = {}
-    scheme = ""
-    for name, equals, quoted, plain in re.findall(_CHALLENGE, line[:8192], re.ASCII):
-        if not equals:
-            scheme = name.lower()
-        parameters = challenges.setdefault(scheme, {})
-        if equals:
-            parameters.setdefault(name.lower(), quoted or plain)
-    return challenges.get("bearer")
-
-
-def _refusal(
-    request: Any, fp: Any, code: int, headers: Any, challenge: dict[str, str], can_repeat: bool
-) -> OAuthBearerError:
+def _refusal(request: Any, answer: Any, challenge: dict[str, str]) -> _HTTPError:
     """Return the exception for an answer that refuses our token (RFC 6750 section 3.1)."""
-    secrets = _spellings(*request.call.tokens)
-    said = {name: _clean(value, secrets) for name, value in challenge.items()}
-    error = said.get("error")
+    error = challenge.get("error")
     kind = OAuthBearerError
     advice = "are its scope, audience and issuer those that this API wants?"
-    if error == "insufficient_scope" or (code == 403 and error is None):
+    if error == "insufficient_scope" or (answer.code == 403 and not error):
         kind = OAuthInsufficientScope
-    elif code == 401 or error == "invalid_token":
+    elif answer.code == 401 or error == "invalid_token":
         kind = OAuthInvalidToken
-        if not can_repeat:
+        if not request.call.rewind(request.data):
             advice = "the body cannot be sent again: give bytes or a file that can seek"
-    reason = http.client.responses.get(code, "")
-    place = _split_url(request.full_url).place
-    shown = _clean(said, secrets)  # the names may echo a token, too
-    return kind(
-        f"{place} refused the token: {code} {reason}, challenge {shown}; {advice}",
-        error=error,
-        status=code,
-        reason=reason,
-        scope=said.get("scope"),
-        realm=said.get("realm"),
-        url=_clean(request.full_url, secrets, _LOCATION_LIMIT),
-        headers=_clean_headers(headers, secrets),
-        body=_read_error_body(fp),
+    return _failure(
+        kind,
+        f"{_split_url(request.full_url).place} refused the token: {answer.code}; {advice}",
+        challenge,
+        request,
+        answer,
     )
 
 
@@ -2511,14 +2400,17 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
     that only loopback may be named without TLS.
 
     A request elsewhere gets no token, and a caller's own Authorization
-    header is left alone. This handler takes the place of urllib's
+    header is left alone. Other handlers may change the URL in a method
+    http_request or https_request; one that does so later, in an *_open
+    method, is trusted with the token. This handler takes the place of urllib's
     HTTPRedirectHandler, which would carry headers to other hosts.
     """
 
-    handler_order = 600  # after handlers that may set an Authorization header for the caller
-    follows_redirects = True  # False where a handler of the user decides about them
+    handler_order = 0  # before all others
 
-    def __init__(self, source: TokenSource, origins: Texts, *, allow_http: bool = False) -> None:
+    def __init__(
+        self, source: TokenSource, origins: str | Iterable[str], *, allow_http: bool = False
+    ) -> None:
         self._set_source(source, _check_origins("origins", origins, allow_http))
 
     def _set_source(self, source: TokenSource, origins: frozenset[_Origin] | None) -> None:
@@ -2527,81 +2419,113 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
         self._source = source
         self._origins = origins  # None, in a session: that of the URL that the caller named
 
-    def add_parent(self, parent: urllib.request.OpenerDirector) -> None:
-        """Join an opener, and add what copies its Requests."""
-        super().add_parent(parent)
-        parent.add_handler(_CopyHandler())
-
     def http_request(self, request: Any) -> Any:
-        """Put the token on the request if its origin, and every one before
-        it, may see it: the origins of this handler; in a session without
-        base_url and origins, that of the URL that the caller named."""
+        """Return a copy of a caller's Request, which other handlers may
+        change. If a handler reopens it, our token is removed: it may lead
+        elsewhere. A file is sent again from where it stood."""
+        if not hasattr(request, "call"):
+            request = _copy_request(request)
+            request.call = _Call(request)
+        if request.timeout is _DEFAULT_TIMEOUT:
+            request.timeout = self._default_timeout()
+        _check_timeout(request.timeout)
         call = request.call
-        call.visited.add(_origin(request.full_url))
-        may_see = call.visited <= (self._origins or {call.named})
-        if may_see and not request.has_header("Authorization"):
-            token = self._source.token(_timeout_of(request)).access_token
-            request.add_unredirected_header("Authorization", f"Bearer {token}")
-            call.sender = self
-            call.tokens.append(token)
+        if _token_of(request) in call.senders:
+            request.remove_header("Authorization")
+        call.rewind(request.data)
         return request
 
     https_request = http_request
 
-    def http_error_401(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
-        """Renew the refused token and send the request again, once.
+    def _default_timeout(self) -> float | None:
+        return socket.getdefaulttimeout()
+
+    def default_open(self, request: Any) -> None:
+        """Put the token on the request, if the origins of all requests of
+        this call, redirects included, may see it. Those are the origins
+        given; in a session those of base_url and origins, or, with neither,
+        that of the URL that the caller named. An Authorization header of
+        the caller, or of another handler, takes precedence.
+
+        Never answers: other handlers send the request.
+        """
+        if request.type not in _PORTS:  # file: and the like
+            return
+        call = request.call
+        # Here, since handlers may have changed the URL.
+        call.visited.add(_split_url(request.full_url).origin)
+        may_see = call.visited <= (self._origins or {call.named})
+        if may_see and not request.has_header("Authorization"):
+            token = self._source.token(request.timeout).access_token
+            request.add_unredirected_header("Authorization", f"Bearer {token}")
+            call.senders[token] = self
+
+    def http_open(self, request: Any) -> Any:
+        """Send plain HTTP to loopback past every proxy, which would see the
+        token."""
+        if _split_url(request.full_url).is_plain_loopback:
+            for handler in self.parent.handle_open["http"]:  # type: ignore[attr-defined]
+                if isinstance(handler, urllib.request.HTTPHandler):
+                    return handler.http_open(request)
+        return None
+
+    def http_error_default(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        """Handle a 401: renew the token and send the request again, once,
+        if no other handler has an answer.
 
         TokenSource.reject() says whether another token is to be had: it
         fetches at most once a minute. Raises OAuthInvalidToken if there is
         none, the replay is refused, too, or the body cannot be sent again;
         OAuthInsufficientScope if the scope does not suffice; and the error
-        of the renewal if that fails. A verb of a session returns the first
-        two as a Response. A 400 or 403 counts only with a Bearer challenge
-        (RFC 6750 section 3).
+        of the renewal if that fails. A verb of a session returns a refusal
+        as a Response. A 400 or 403 counts only with a Bearer challenge (RFC
+        6750 section 3).
         """
         call = request.call
-        challenge = _bearer_challenge(headers)
-        if call.sender is not self or (code != 401 and challenge is None):
+        token = _token_of(request)
+        if call.senders.get(token) is not self:
             return None
-        can_repeat = _rewind(request.data, call.start)
-        refusal = _refusal(request, fp, code, headers, challenge or {}, can_repeat)
-        if isinstance(refusal, OAuthInvalidToken) and not call.replayed:
-            token = self._source.reject(call.tokens[-1], _timeout_of(request))
-            if token.access_token != call.tokens[-1] and can_repeat:
-                call.replayed = True
-                return self.parent.open(_copy_for(call), timeout=request.timeout)
+        challenges = _challenges(headers)
+        if code != 401 and ("bearer" not in challenges or code not in (400, 403)):
+            return None
+        refusal = _refusal(request, fp, challenges["bearer"])  # none is made empty
+        if isinstance(refusal, OAuthInvalidToken) and len(call.senders) == 1:
+            renewed = self._source.reject(token, request.timeout)
+            if renewed.access_token != token and call.rewind(request.data):
+                # As the caller made it, so that other handlers add theirs anew.
+                request.headers = {}
+                request.unredirected_hdrs = dict(call.headers)
+                return self.parent.open(request, timeout=request.timeout)
         raise refusal
-
-    http_error_400 = http_error_403 = http_error_401
 
     def http_error_302(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
         """Follow a redirect if that leaks nothing; else raise HTTPError
-        that says why not.
+        that says why not. Another handler for redirects has precedence.
 
-        Within the origin everything goes along. To another origin go only
-        Accept, four Accept-* and User-Agent, and the token if that origin
-        and every one before it are named, too. A redirect that would take
-        a body there is not followed.
+        Within the origin everything goes along that the new method can have.
+        To another origin go only Accept, three Accept-* and User-Agent, and
+        the token if that origin and every one before it are named, too. A
+        redirect that would take a body there is not followed.
         """
         location = headers.get("Location")
-        if location is None or not self.follows_redirects:
+        handlers = self.parent.handle_error["http"][302]  # type: ignore[attr-defined]
+        if not location or not all(isinstance(one, OAuthHandler) for one in handlers):
             return None
-        body = _read_error_body(fp)  # so that the connection can be kept, if it is short
-        call = request.call
-        secrets = _spellings(*call.tokens)
         try:
-            if any(len(secret) >= _SHORTEST_TOKEN and secret in location for secret in secrets):
-                raise ValueError("it shows the token")
-            call.request = _redirected(request, code, location)
+            following = _follow_redirect(request, code, location)
         except ValueError as error:
-            message = f"the redirect to {_clean(location, secrets)!r} was not followed: {error}"
-            shown = _clean_headers(headers, secrets)
-            raise _HTTPError(message, request.full_url, code, shown, body) from None
-        call.redirects += 1
-        return self.parent.open(_copy_for(call), timeout=request.timeout)
+            raise _failure(
+                _RedirectError,
+                f"the redirect was not followed: {error}",
+                {"Location": re.split("[?#]", location)[0]},  # the rest may be confidential
+                request,
+                fp,
+            ) from None
+        _read_error_body(fp)  # so that the connection can be kept, if it is short
+        return self.parent.open(following, timeout=request.timeout)
 
-    http_error_301 = http_error_303 = http_error_307 = http_error_302  # type: ignore[assignment]
-    http_error_308 = http_error_302  # type: ignore[assignment]
+    http_error_301: Any = http_error_302
+    http_error_303 = http_error_307 = http_error_308 = http_error_301
 
 
 # ---- OAuthSession: the session and its Response --------------------------------------------------
@@ -2610,14 +2534,8 @@ _NOT_GIVEN: Any = ...  # since None has a meaning
 _UNSET: Any = None  # Any, so that type checkers let a subclass set its own value
 # Not stored on the session, since a debugger or a log may show its attributes.
 _CONFIDENTIAL = ("client_secret", "client_assertion", "token_params", "token_headers")
-_CREDENTIALS = (
-    *_CONFIDENTIAL, "client_id", "scope", "token_url", "issuer", "auth_method",
-    "assertion_audience", "audience", "resource",
-)  # fmt: skip
-_TOKEN_SETTINGS = (*_CREDENTIALS, "cache", "cache_key", "refresh_before")
-_SETTINGS = (
-    *_TOKEN_SETTINGS, "base_url", "headers", "timeout", "context", "handlers", "origins",
-    "allow_http", "source",
+_CALL_SETTINGS = (  # all others are for token requests
+    "base_url", "headers", "timeout", "context", "handlers", "origins", "allow_http", "source",
 )  # fmt: skip
 _OPTIONS = (  # settings that have an environment variable, and an option of the command line
     "client_id", "scope", "token_url", "issuer", "audience", "resource", "auth_method", "base_url",
@@ -2642,8 +2560,24 @@ _INSTEAD = {  # of a name that requests has
 def _refuse(unknown: Iterable[str]) -> None:
     """Raise a TypeError for an unknown keyword argument, with advice if requests has it."""
     for name in unknown:
-        advice = _INSTEAD.get(name, "is it misspelt?")
-        raise TypeError(f"unexpected keyword argument {name!r}; {advice}")
+        raise TypeError(
+            f"unexpected keyword argument {name!r}; {_INSTEAD.get(name, 'is it misspelt?')}"
+        )
+
+
+def _http_error(request: urllib.request.Request, answer: Any, body: bytes) -> _HTTPError:
+    """Return the HTTPError of an answer, by the URL of the caller's Request.
+
+    A redirect may have put the token into another URL.
+    """
+    return _HTTPError(
+        f"{request.get_method()} {request.full_url.partition('?')[0]} answered {answer.code} "
+        f"{answer.msg}",
+        url=request.full_url,
+        status=answer.code,
+        headers=answer.headers,
+        body=body,
+    )
 
 
 class Response:
@@ -2656,18 +2590,14 @@ class Response:
 
     def __init__(self, answer: Any, request: urllib.request.Request) -> None:
         self.status: int = answer.code
-        self.reason: str = getattr(answer, "reason", "")  # a user's handler may do without
+        self.reason: str = answer.msg
         self.url: str = answer.url
         self.headers: http.client.HTTPMessage = answer.headers
-        self._refusal = answer if isinstance(answer, OAuthBearerError) else None
-        try:
-            self.content = _read_all(answer)
-        except _ProtocolError:
-            if self._refusal is None:
-                raise
-            self.content = b""  # a long gzip, of which only the first MiB was read
-        # Errors name the URL of the caller: a redirect may have put the token into another one.
-        self._called = request.get_method(), request.full_url
+        self.content = _read_all(answer)
+        if isinstance(answer, OAuthBearerError):
+            self._error: Any = answer
+        elif not self.ok:
+            self._error = _http_error(request, answer, self.content)
 
     def __repr__(self) -> str:
         return f"<Response {self.status}>"
@@ -2689,7 +2619,7 @@ class Response:
     def text(self) -> str:
         """The body as text, in the charset of its Content-Type, else
         UTF-8; what does not decode is replaced."""
-        return _decode(self.content, self.headers.get("Content-Type", ""))
+        return _decode(self.content, self.headers)
 
     def json(self) -> Any:
         """Return the body parsed as JSON. Raises ValueError, with status
@@ -2698,10 +2628,11 @@ class Response:
             return json.loads(self.text)
         except (ValueError, RecursionError):
             # Only the first letters of the media type: a server may echo the token in it.
-            media_type = self.headers.get("Content-Type", "none")
-            kind = re.sub("(?s)([a-z/.+-]{,50}).*", r"\1", media_type)
+            media_type = re.sub(
+                "(?s)([a-z/.+-]{,50}).*", r"\1", self.headers.get("Content-Type", "none")
+            )
             raise ValueError(
-                f"the body is not JSON: Content-Type {kind}, status {self.status}"
+                f"the body is not JSON: Content-Type {media_type}, status {self.status}"
             ) from None
 
     def raise_for_status(self) -> Response:
@@ -2710,9 +2641,7 @@ class Response:
         have the response as their `response`."""
         if self.ok:
             return self
-        error: Any = copy.copy(self._refusal)  # a copy, whose body can be read
-        if error is None:
-            error = _http_error(*self._called, self.status, self.headers, self.content)
+        error = copy.copy(self._error)  # whose body can be read
         error.response = self
         raise error
 
@@ -2769,73 +2698,64 @@ class OAuthSession:
     _origins: frozenset[_Origin] | None = None  # any that the caller names
 
     def __init__(
-        self, client_id: str | None = _NOT_GIVEN, client_secret: Secret = _NOT_GIVEN,
-        scope: Texts = _NOT_GIVEN, token_url: str | None = _NOT_GIVEN, *,
+        self, client_id: str | None = _NOT_GIVEN,
+        client_secret: str | Callable[[], str] | None = _NOT_GIVEN,
+        scope: str | Iterable[str] | None = _NOT_GIVEN, token_url: str | None = _NOT_GIVEN, *,
         issuer: str | None = _NOT_GIVEN, base_url: str | None = _NOT_GIVEN,
-        auth_method: str | None = _NOT_GIVEN, client_assertion: Secret = _NOT_GIVEN,
-        assertion_audience: str | None = _NOT_GIVEN, audience: Texts = _NOT_GIVEN,
-        resource: Texts = _NOT_GIVEN, token_params: Any = _NOT_GIVEN,
+        auth_method: str | None = _NOT_GIVEN,
+        client_assertion: str | Callable[[], str] | None = _NOT_GIVEN,
+        assertion_audience: str | None = _NOT_GIVEN,
+        audience: str | Iterable[str] | None = _NOT_GIVEN,
+        resource: str | Iterable[str] | None = _NOT_GIVEN, token_params: Any = _NOT_GIVEN,
         token_headers: Mapping[str, Any] | None = _NOT_GIVEN,
         headers: Mapping[str, Any] | None = _NOT_GIVEN, timeout: float | None = _NOT_GIVEN,
         context: ssl.SSLContext | None = _NOT_GIVEN, handlers: Iterable[Any] | None = _NOT_GIVEN,
         cache: Any = _NOT_GIVEN, cache_key: str | None = _NOT_GIVEN,
-        refresh_before: float | None = _NOT_GIVEN, origins: Texts = _NOT_GIVEN,
-        allow_http: bool = _NOT_GIVEN, source: TokenSource | None = _NOT_GIVEN,
-        **unknown: NoReturn,
+        refresh_before: float | None = _NOT_GIVEN,
+        origins: str | Iterable[str] | None = _NOT_GIVEN, allow_http: bool = _NOT_GIVEN,
+        source: TokenSource | None = _NOT_GIVEN, **unknown: NoReturn,
     ) -> None:  # fmt: skip
-        arguments = locals()
         _refuse(unknown)
-        values = {}
-        for name in _SETTINGS:
-            value = arguments[name]
+        settings = dict(locals())
+        del settings["self"], settings["unknown"]
+        given = {}  # of the token requests
+        for name, value in settings.items():
             if value is _NOT_GIVEN:
                 value = getattr(self, name)
-            values[name] = value
             if name not in _CONFIDENTIAL:
                 setattr(self, name, value)
+            if name not in _CALL_SETTINGS and value is not None:
+                given[name] = value
+        self.handlers = _own_handlers(self.handlers)
         self._pool = _Pool(self.context)
-        self.handlers = list(self.handlers or ())
-        if self.base_url is not None or self.origins is not None:
-            urls = [*_texts("base_url", self.base_url), *_texts("origins", self.origins)]
+        if (self.base_url, self.origins) != (None, None):
+            urls = _texts("base_url", self.base_url) + _texts("origins", self.origins)
             self._origins = _check_origins("base_url or origins", urls, self.allow_http)
         if self.source is None:
-            self._make_source({name: values[name] for name in _CREDENTIALS})
+            self._make_source(**given)
         else:
-            for name in _TOKEN_SETTINGS:
-                if values[name] is not None:
-                    raise _contradiction(name, "source")
-        self.opener = self._make_opener()
+            for name in given:
+                raise _contradiction(name, "source")
+        # The user's handlers come first, since the first that answers wins.
+        self.opener = urllib.request.build_opener(
+            *self.handlers, _HTTPHandler(self._pool), _SessionHandler(self)
+        )
+        self.opener.addheaders = [("User-agent", _USER_AGENT)]
 
-    def _make_source(self, credentials: dict[str, Any]) -> None:
-        if self.refresh_before is None:
-            self.refresh_before = 300.0
+    def _make_source(
+        self, client_id: Any = None, *, cache: Any = None, cache_key: Any = None,
+        refresh_before: Any = 300.0, **credentials: Any,
+    ) -> None:  # fmt: skip
         self._credentials = ClientCredentials(
-            **credentials, allow_http=self.allow_http, handlers=self.handlers, pool=self._pool
+            client_id,
+            **credentials,
+            allow_http=self.allow_http,
+            handlers=self.handlers,
+            pool=self._pool,
         )
         self.source = TokenSource(
-            self._credentials,
-            cache=self.cache,
-            cache_key=self.cache_key,
-            refresh_before=self.refresh_before,
+            self._credentials, cache=cache, cache_key=cache_key, refresh_before=refresh_before
         )
-
-    def _make_opener(self) -> urllib.request.OpenerDirector:
-        """Return an opener in which the user's handlers take the place of ours."""
-        handlers = [_own_handler(handler) for handler in self.handlers]
-
-        def has(kind: type) -> bool:
-            return any(isinstance(handler, kind) for handler in handlers)
-
-        if has(urllib.request.HTTPSHandler):
-            raise ValueError("handlers cannot hold an HTTPSHandler: give context= instead")
-        follows = not has(urllib.request.HTTPRedirectHandler)
-        if not has(urllib.request.ProxyHandler):
-            handlers.append(_ProxyHandler())
-        # The first that answers wins, so theirs come before ours.
-        handlers += [_HTTPHandler(self._pool), _HTTPSHandler(self._pool)]
-        opener = urllib.request.build_opener(*handlers, _SessionHandler(self, follows))
-        opener.addheaders = [("User-agent", _USER_AGENT)]
-        return opener
 
     @classmethod
     def from_env(
@@ -2844,7 +2764,7 @@ class OAuthSession:
         """Make a session from environment variables: OAUTH_TOKEN_URL or
         OAUTH_ISSUER, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET or
         OAUTH_CLIENT_SECRET_FILE, OAUTH_SCOPE, OAUTH_AUDIENCE,
-        OAUTH_RESOURCE (several by spaces), OAUTH_AUTH_METHOD,
+        OAUTH_RESOURCE (space-separated), OAUTH_AUTH_METHOD,
         OAUTH_ASSERTION_FILE, OAUTH_BASE_URL and OAUTH_CACHE. An empty one
         counts as unset. Files are read for each token request.
 
@@ -2855,21 +2775,23 @@ class OAuthSession:
         if environ is None:
             environ = os.environ
         found: dict[str, Any] = {}
-        variables = {prefix + name.upper(): name for name in ("client_secret", *_OPTIONS, *_FILES)}
-        for variable, name in variables.items():
+        variables = []
+        for name in ("client_secret", *_OPTIONS, *_FILES):
+            variable = prefix + name.upper()
+            variables.append(variable)
             value: Any = environ.get(variable)
-            if not value:
+            setting = _FILES.get(name, name)
+            if not value or setting in settings:
                 continue
-            if name == "resource":
-                value = value.split()
-            elif name in _FILES:
+            if setting in found:
+                raise ValueError(f"unset {variable} or {prefix}{setting.upper()}: both are set")
+            if name in _FILES:
                 value = functools.partial(_read_secret, variable, value)
-                name = _FILES[name]
-            if name in found and name not in settings:
-                raise ValueError(f"{variable} and {prefix}{name.upper()} are both set: unset one")
-            found[name] = value
+            elif name == "resource":
+                value = value.split()
+            found[setting] = value
         try:
-            return cls(**{**found, **settings})
+            return cls(**found, **settings)
         except ValueError as error:
             raise ValueError(f"{error} (settings are read from {', '.join(variables)})") from None
 
@@ -2880,17 +2802,14 @@ class OAuthSession:
             value = _check_headers(value)  # a copy: the class may share its own
         elif name == "timeout":
             value = _check_timeout(value)
-        elif self.opener is not None and is_ours and not name.startswith("_"):
-            advice = f"of {', '.join(_SETTINGS)} only headers and timeout can be changed"
+        elif self.opener and is_ours and not name.startswith("_"):
+            advice = "a session keeps its token_url and so on; only headers and timeout can change"
             raise AttributeError(f"{name} cannot be set: {_INSTEAD.get(name, advice)}")
         super().__setattr__(name, value)
-        if self._credentials is not None:  # they use the same headers and time-out
+        if self._credentials:  # they use the same headers and timeout
             self._credentials.headers = self.headers
             # A fetch without limit could hang for ever.
             self._credentials.timeout = self.timeout or 30.0
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.source!r}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a session cannot be pickled: make it anew from its settings")
@@ -2970,18 +2889,20 @@ class OAuthSession:
         _refuse(unknown)
         body, content_type = _encode_body(data, json)
         target = self._locate(url, params)
-        fields = _merge_headers({"Content-Type": content_type}, self.headers, headers)
+        fields = _check_headers({"Content-Type": content_type}, self.headers, headers)
         if "Range" not in fields:
-            fields.setdefault("Accept-encoding", "gzip")
-        request = urllib.request.Request(
-            target.text, body, fields, target.origin.host, method=_word(method)
+            fields.setdefault("Accept-Encoding", "gzip")
+        request: Any = urllib.request.Request(
+            target.text, body, fields, target.origin.host, method=_word(method).upper()
         )
+        request.call = _Call(request)  # so that OAuthHandler need not copy it
         try:
             with self.opener.open(request, timeout=timeout) as answer:
                 return Response(answer, request)
-        except _HTTPError:  # a redirect that is not followed
+        except _RedirectError:
             raise
         except urllib.error.HTTPError as error:  # any other is an answer, too
+            # Not kept in a variable: its traceback would keep connections from being closed.
             with error:
                 return Response(error, request)
 
@@ -3002,25 +2923,18 @@ class OAuthSession:
         """
         if not isinstance(request, urllib.request.Request):
             request = urllib.request.Request(self._locate(request).text)
-        ours: Any = copy.copy(request)  # the caller's is never changed
-        url = self._locate(request.full_url).text
-        if url != request.full_url:  # to set it would undo set_proxy()
-            ours.full_url = url
-        ours.unverifiable = False  # the caller named the URL
-        ours.headers = dict(request.headers)
-        ours.unredirected_hdrs = dict(request.unredirected_hdrs)
+        self._locate(request.full_url)  # a ValueError outside the origins
+        ours = _copy_request(request)
         if data is not None:
             ours.data = data  # whose setter drops a Content-Length
-        ours.headers = _merge_headers(self.headers, headers, ours.headers)
+        for name, value in _check_headers(self.headers, headers, ours.headers).items():
+            ours.add_header(name, value)
         try:
             return self.opener.open(ours, timeout=timeout)  # type: ignore[no-any-return]
-        except (_HTTPError, OAuthBearerError):
+        except _HTTPError:
             raise
         except urllib.error.HTTPError as error:  # of urllib, which cannot be pickled
-            body = _read_error_body(error)
-            failure = _http_error(
-                ours.get_method(), ours.full_url, error.code, error.headers, body
-            )
+            failure = _http_error(ours, error, _read_error_body(error))
         raise failure  # not above, where its context would be the other one
 
     def install(self) -> None:
@@ -3029,83 +2943,56 @@ class OAuthSession:
 
         Other URLs get no token; `file:`, `data:` and, without a proxy,
         `ftp:` still work.
-        Calls without a time-out get the session's; its headers are not
+        Calls without a timeout get the session's; its headers are not
         added.
-        Raises ValueError with neither base_url nor origins.
+        Raises ValueError if neither is set.
         """
-        if self._origins is None:
+        if not self._origins:
             raise ValueError(
                 "base_url or origins is needed for install(): other requests must not get the token"
             )
         urllib.request.install_opener(self.opener)
 
     def _locate(self, url: Any, params: Any = None) -> _URL:
-        url = _text(url, "url")
         if params:
             if not isinstance(params, (str, bytes)):
-                params = _encode_form(_form_fields("params", params))
-            url = url.partition("#")[0]
+                params = _encode_form("params", params)
+            url = _text(url, "url").partition("#")[0]
             url += "&" if "?" in url else "?"
             url += _text(params).replace("#", "%23")
         return _complete_url(url, self.base_url, self.allow_http, self._origins)
 
 
 class _SessionHandler(OAuthHandler):
-    """Authorise the requests of a session, which need not have origins, and set its time-out."""
+    """The handler of a session, which may have no origins. It applies the session's timeout."""
 
-    def __init__(self, session: OAuthSession, follows: bool) -> None:
+    def __init__(self, session: OAuthSession) -> None:
         self._session = session
         self._set_source(session.source, session._origins)
-        self.follows_redirects = follows
 
-    def http_request(self, request: Any) -> Any:
-        """Give a request without a time-out the session's: urllib would wait for ever."""
-        if request.timeout is _DEFAULT_TIMEOUT:
-            request.timeout = self._session.timeout
-        _check_timeout(request.timeout)
-        return super().http_request(request)
-
-    https_request = http_request
+    def _default_timeout(self) -> Any:
+        return self._session.timeout
 
 
-def _merge_headers(*layers: Any) -> dict[str, Any]:
-    """Return the headers of all layers: a later one takes precedence, and None removes one."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        for name, value in dict(layer or {}).items():  # another thread may change the session's
-            name = _text(name).capitalize()
-            if value is None:
-                merged.pop(name, None)
-            else:
-                merged[name] = value
-    return merged
-
-
-@functools.lru_cache(maxsize=256)  # a session calls the same URLs again and again
+@functools.lru_cache  # a session calls the same URLs again and again
 def _complete_url(
-    url: str, base_url: str | None, allow_http: bool, origins: frozenset[_Origin] | None
+    url: Any, base_url: Any, allow_http: bool, origins: frozenset[_Origin] | None
 ) -> _URL:
     """Return the URL to call; ValueError if it is outside the origins."""
+    url = _text(url, "url")
     if base_url and not re.match(r"([\w+.-]+:)?//", url):
-        below = re.sub("^/*(?=[^/?#])", "/", url)  # with one slash before a name, and none before ?
+        below = re.sub("^(?=[^/?#])", "/", url)
         url = _text(base_url).rstrip("/") + below
-    hint = " (a path needs a session with base_url)"
-    found = _split_url(_check_url("url", url, allow_http, hint))
-    if origins is not None and found.origin not in origins:
+    found = _check_url("url", url, allow_http, " (a path needs a session with base_url)")
+    if origins and found.origin not in origins:
         raise ValueError(f"url leads to {found.place}, which is not among base_url and origins")
     return found
-
-
-def _http_error(method: str, url: str, status: int, headers: Any, body: bytes) -> _HTTPError:
-    phrase = http.client.responses.get(status, "")
-    message = f"{method} {url.partition('?')[0]} answered {status} {phrase}"
-    return _HTTPError(message, url, status, headers, body)
 
 
 def _read_secret(variable: str, path: str) -> str:
     """Return what a file holds. It is read each time, since a mounted secret may be replaced."""
     try:
-        # What is no UTF-8 is refused with other characters that a secret cannot have.
+        # What is not UTF-8 is refused later, like other unusable characters.
         with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             return file.read().rstrip("\n")
     except OSError as error:
@@ -3114,9 +3001,9 @@ def _read_secret(variable: str, path: str) -> str:
 
 def _encode_body(data: Any, obj: Any) -> tuple[Any, str | None]:
     """Return the body for urllib, and the Content-Type to use unless the caller names one."""
-    if data is not None and obj is not None:
-        raise _contradiction("data", "json")
     if obj is not None:
+        if data is not None:
+            raise _contradiction("data", "json")
         return json.dumps(obj, allow_nan=False).encode(), "application/json"
     if data is None:
         return None, None
@@ -3126,8 +3013,8 @@ def _encode_body(data: Any, obj: Any) -> tuple[Any, str | None]:
     if isinstance(data, (list, tuple)):
         is_form = all(isinstance(pair, (list, tuple)) for pair in data)
     if is_form:
-        fields = _form_fields("data (or is it meant as json=?)", data)
-        return _encode_form(fields).encode(), "application/x-www-form-urlencoded"
+        form = _encode_form("data (or is it meant as json=?)", data)
+        return form.encode(), "application/x-www-form-urlencoded"
     return data, "application/octet-stream"
 
 
@@ -3142,42 +3029,36 @@ class DemoServer:
 
     expires_in: seconds that its tokens live; default 3600; may be changed.
 
-    url: the API. With a token it answers any path with JSON that says what
-    it saw, or what answer() has set. token_url, client_id, client_secret:
-    for OAuthSession; the scopes are `read` and `write`.
-    token_requests: how many came so far. requests: those to the API, each
+    url: the API. With a token it answers any path with the request as
+    JSON, or with what answer() has set. token_url, client_id,
+    client_secret: for OAuthSession; any scope is granted.
+    token_requests: how many have come. requests: those to the API, each
     with method, path, headers (without the token) and body.
     """
 
     client_id = "demo-client"
     client_secret = "demo secret: 100% ok?"  # with characters that must be encoded
-    url: str
-    token_url: str
+    token_requests = 0
+    _failing: int | None = None
 
     def __init__(self, expires_in: float = 3600) -> None:
         self.expires_in = expires_in
-        self.token_requests = 0
         self.requests: list[Any] = []
-        self.tell: Callable[[str], object] = lambda line: None  # gets a line for each request
         self._lock = threading.Lock()  # guards token_requests
-        self._tokens: dict[str, tuple[float, str]] = {}  # monotonic time of its end, and scope
+        self._ends: dict[str, float] = {}  # monotonic time, by token
         self._answers: dict[str, Any] = {}  # status, JSON value and headers, by path
-        self._failing: int | None = None
 
     def __enter__(self) -> DemoServer:
         import http.server
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def reply(handler) -> None:
+        class Handler(http.server.BaseHTTPRequestHandler):  # HTTP/1.0: one answer a connection
+            def do_GET(handler) -> None:
                 self._reply(handler)
 
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = reply
+            do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = do_GET
 
             def log_message(handler, form: str, *values: Any) -> None:
-                self.tell(form % values)
+                _log("info", form, *values)
 
         class Server(http.server.ThreadingHTTPServer):
             request_queue_size = 128
@@ -3197,7 +3078,7 @@ class DemoServer:
 
     def revoke(self) -> None:
         """Let the API answer 401 to every token issued so far."""
-        self._tokens = {}
+        self._ends = {}
 
     def fail(self, status: int | None) -> None:
         """Let the token endpoint answer this HTTP status from now on; None
@@ -3212,98 +3093,98 @@ class DemoServer:
         self._answers[path] = status, json, headers or {}
 
     def _reply(self, handler: Any) -> None:
-        """Answer a request of http.server."""
+        """Read the request that http.server has begun to read, and answer it."""
         file = handler.rfile
         headers = handler.headers
         body = file.read(int(headers.get("Content-Length", 0)))
-        while "Transfer-Encoding" in headers:
-            size = int(file.readline(), 16)
-            body += file.read(size)
+        if "Transfer-Encoding" in headers:
+            for size in iter(file.readline, b"0\r\n"):
+                body += file.read(int(size, 16))
+                file.readline()
             file.readline()
-            if size == 0:
-                break
         credentials = headers.get("Authorization", "").partition(" ")[2]
         del headers["Authorization"]
         request = _DemoRequest(
-            handler.command, handler.path, headers, body.decode("utf-8", "replace")
+            handler.command, handler.path, headers, body.decode(errors="replace")
         )
         answer = self._issue if request.path == "/oauth/token" else self._serve
         status, value, more = answer(request, credentials)
 
-        content = json.dumps(value).encode()
+        content = json.dumps(value, default=dict).encode()  # headers become a dict
         handler.send_response(status)
+        handler.send_header("Content-Length", len(content))
         for name, field in {"Content-Type": "application/json", **more}.items():
             handler.send_header(name, field)
-        handler.send_header("Content-Length", len(content))
         handler.end_headers()
-        if request.method != "HEAD" and status not in (204, 304):
-            handler.wfile.write(content)
+        handler.wfile.write(content)  # after a HEAD or 204, too: the connection ends with it
 
     def _issue(self, request: _DemoRequest, credentials: str) -> Any:
         """Answer a token request: return status, JSON value and headers."""
         with self._lock:
             self.token_requests += 1
-        if self._failing is not None:
+        if self._failing:
             return self._failing, {}, {}
         form = dict(urllib.parse.parse_qsl(request.body))
-        client = f"{form.get('client_id')}:{form.get('client_secret')}"
-        if credentials:
-            client = urllib.parse.unquote_plus(base64.b64decode(credentials).decode())
-        if client != f"{self.client_id}:{self.client_secret}":
+        posted = [form.get("client_id"), form.get("client_secret")]
+        basic = urllib.parse.unquote_plus(base64.b64decode(credentials).decode()).split(":", 1)
+        if [self.client_id, self.client_secret] not in (posted, basic):
             return 401, {"error": "invalid_client"}, {"WWW-Authenticate": "Basic"}
-        scope = form.get("scope", "read")
-        if not {"read", "write"}.issuperset(scope.split()):
-            return 400, {"error": "invalid_scope"}, {}
-        token = f"demo-{os.urandom(16).hex()}"
-        self._tokens[token] = time.monotonic() + self.expires_in, scope
-        grant = {"access_token": token, "token_type": "Bearer", "expires_in": self.expires_in}
-        return 200, grant, {}
+        token = os.urandom(16).hex()
+        self._ends[token] = time.monotonic() + self.expires_in
+        return (
+            200,
+            {"access_token": token, "token_type": "Bearer", "expires_in": self.expires_in},
+            {},
+        )
 
     def _serve(self, request: _DemoRequest, credentials: str) -> Any:
         """Answer a request for the API: return status, JSON value and headers."""
         self.requests.append(request)
-        end, scope = self._tokens.get(credentials, (0.0, ""))
-        if time.monotonic() >= end:
-            return 401, {"error": "invalid_token"}, {"WWW-Authenticate": "Bearer"}
-        seen = {**request._asdict(), "scope": scope}
-        del seen["headers"]
-        return self._answers.get(request.path.partition("?")[0], (200, seen, {}))
+        if time.monotonic() >= self._ends.get(credentials, 0.0):
+            return 401, {}, {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+        return self._answers.get(request.path.partition("?")[0], (200, request._asdict(), {}))
 
 
 # ---- Command line --------------------------------------------------------------------------------
 
-_CLOCK_SKEW = 60.0  # seconds; a larger difference of clocks is reported
+
+def _print_log() -> None:
+    """Print what is logged from now on."""
+    import logging
+
+    logging.basicConfig(level="INFO", format="      %(message)s", stream=sys.stdout)
+    logging.raiseExceptions = False  # `| head` may have seen enough
 
 
 def _demo() -> None:
     """Show what a session does, with a server of its own."""
-
-    def call(title: str, session: OAuthSession) -> None:
-        print(title)
-        try:
-            print("      session.get('/me') ->", session.get("/me").status)
-        except OAuthResponseError as error:
-            print(f"      {error!r}")
-
+    _print_log()
     with DemoServer(expires_in=3) as server:
-        server.tell = lambda line: print("      on the wire: " + line)
-        make = functools.partial(
-            OAuthSession, server.client_id, token_url=server.token_url, base_url=server.url
+        session = OAuthSession(
+            server.client_id, server.client_secret, "read", server.token_url, base_url=server.url
         )
-        session = make(server.client_secret, "read")
-        print(f"A DemoServer listens on {server.url}. Secrets and tokens are not shown.")
-        call("1. The first call fetches a token.", session)
-        call("2. The second call uses the same token.", session)
+
+        def call(title: str) -> None:
+            print(title)
+            try:
+                print("      session.get('/me') ->", session.get("/me").status)
+            except OAuthResponseError as error:
+                print(f"      {error!r}")
+
+        print("A DemoServer logs what it answers. Secrets and tokens are not shown.")
+        call("1. The first call fetches a token.")
         first = session.access_token
-        time.sleep(1.6)
         server.expires_in = 3600
-        call("3. A token that is due is used, while a thread renews it in the background.", session)
+        call("2. The second call uses the same token.")
+        time.sleep(1.6)
+        call("3. A token that is due is used, while a thread renews it in the background.")
         while session.access_token == first:
             time.sleep(0.05)
         server.revoke()
-        call("4. A revoked token is replaced after one 401, and the call is sent again.", session)
-        call("5. A wrong secret is tried in two places.", make("not-the-secret", "read"))
-        call("6. The server does not know this scope.", make(server.client_secret, "everything"))
+        call("4. A revoked token is replaced after one 401, and the call is sent again.")
+        server.client_secret = "another"
+        session.source.clear()
+        call("5. A secret that the server no longer accepts: the error says what to check.")
         print(f"Done: {server.token_requests} token requests in all.")
 
 
@@ -3311,44 +3192,48 @@ def _parser() -> Any:
     import argparse
 
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,  # or --client-secret would take a secret for the name of a file
         description="Call an API with an OAuth 2.0 token, by the client credentials grant.",
-        epilog="What no option says is read from the environment: OAUTH_CLIENT_ID, "
-        "OAUTH_CLIENT_SECRET or OAUTH_CLIENT_SECRET_FILE, OAUTH_ASSERTION_FILE, OAUTH_SCOPE, "
-        "OAUTH_TOKEN_URL or OAUTH_ISSUER, OAUTH_AUDIENCE, OAUTH_RESOURCE, OAUTH_AUTH_METHOD, "
-        "OAUTH_BASE_URL (to which a URL that is only a path is appended), OAUTH_CACHE (a directory "
-        "through which runs share the token). The secret has no option, since others could see it "
-        "in the list of processes. Exit status: 0; 1: no token, or no answer; 2: wrong settings; "
-        "22: a status of 400 or more with --fail.",
+        epilog="Settings are read from environment variables: OAUTH_CLIENT_ID, "
+        "OAUTH_CLIENT_SECRET or OAUTH_CLIENT_SECRET_FILE, OAUTH_ASSERTION_FILE, "
+        "OAUTH_TOKEN_URL or OAUTH_ISSUER, OAUTH_SCOPE and OAUTH_RESOURCE (space-separated), "
+        "OAUTH_AUDIENCE, OAUTH_AUTH_METHOD, OAUTH_BASE_URL (put before a URL that is only a path), "
+        "OAUTH_CACHE (a directory that keeps the token between runs). The secret has no option, "
+        "because other users could see it in the list of processes. "
+        "Exit status: 0: the API answered; 1: no token, or no answer; 2: wrong settings; "
+        "22: a status of 400 or more with --fail, or a redirect that is not followed.",
     )
     add = parser.add_argument
     add("url", nargs="?", help="call this URL and print the body of the answer")
-    add("--demo", action="store_true", help="show how it works; needs nothing else")
-    add("--check", action="store_true", help="try each step up to a call of URL; tell what fails")
-    add("--token", action="store_true", help="print the access token, and nothing else")
-    add("-X", "--request", help="HTTP method; default: GET, with -d POST")
-    add("-d", "--data", help="body, a form unless -H says otherwise; @FILE; @-: standard input")
+    add("--demo", action="store_true", help="show how it works, with a server of its own")
+    add("--check", action="store_true", help="try each step, to URL if given; say what is wrong")
+    add("--token", action="store_true", help="print the access token and nothing else")
+    add("-X", "--request", help="HTTP method; default: GET, or POST with -d")
+    add("-d", "--data", help="body, a form unless -H says otherwise; @FILE: from a file, @-: stdin")
     add("-H", "--header", action="append", default=[], help="'Name: value'; may be repeated")
     add("-i", "--include", action="store_true", help="print status and headers, too")
     add("-f", "--fail", action="store_true", help="print no body at a status of 400 or more")
     add("--client-secret-file", help="file that holds the secret; -: standard input")
     for name in _OPTIONS:
-        action = "append" if name == "resource" else "store"
-        add("--" + name.replace("_", "-"), action=action)
-    add("--timeout", type=float, default=30.0, help="seconds; default: 30")
+        add(
+            "--" + name.replace("_", "-"),
+            dest="OAUTH_" + name.upper(),
+            default=argparse.SUPPRESS,
+            help="instead of the variable",
+        )
+    add("--timeout", type=float, default=30.0, help="seconds for each step; default: 30")
     add("--version", action="version", version=f"oauth_session {__version__}")
     return parser
 
 
 def _session_of(options: Any) -> OAuthSession:
     """Make the session of options and environment; an option goes before its variable."""
-    settings: dict[str, Any] = {"timeout": options.timeout}
-    for name in _OPTIONS:
-        if getattr(options, name):
-            settings[name] = getattr(options, name)
-    if options.client_secret_file is not None:
-        secret = _read(options.client_secret_file).decode("utf-8-sig")
-        settings["client_secret"] = secret.rstrip("\r\n")
-    return OAuthSession.from_env(**settings)
+    settings = {"timeout": options.timeout}
+    if options.client_secret_file:
+        text = _read(options.client_secret_file).decode("utf-8-sig")
+        settings["client_secret"] = text.rstrip("\r\n")
+    # An option that replaces a variable bears its name.
+    return OAuthSession.from_env(environ={**os.environ, **vars(options)}, **settings)
 
 
 def _read(path: str) -> bytes:
@@ -3359,93 +3244,67 @@ def _read(path: str) -> bytes:
         return file.read()
 
 
-def _print_settings(session: OAuthSession, options: Any) -> None:
-    """Print what is set, and where each comes from; of a secret in a variable only where."""
-    for name in _OPTIONS:
-        place = "OAUTH_" + name.upper()
-        if getattr(options, name):
-            place = "--" + name.replace("_", "-")
-        print(f"      {name}: {getattr(session, name) or 'not set'} ({place})")
-    if options.client_secret_file is None:
-        for variable in ("OAUTH_CLIENT_SECRET", "OAUTH_CLIENT_SECRET_FILE", "OAUTH_ASSERTION_FILE"):
-            if os.environ.get(variable):
-                print(f"      secret: *** ({variable})")
-
-
 def _check(session: OAuthSession, url: str | None) -> int:
-    """Try each step of a call, print how it went, and return the exit status."""
-    import logging
-
-    # Which authentication method the server accepts.
-    logging.basicConfig(level=logging.INFO, format="      %(message)s", stream=sys.stdout)
+    """Print the settings, try each step of a call, and return the exit status."""
+    for name in _OPTIONS:
+        print(f"      OAUTH_{name.upper()}: {getattr(session, name) or 'not set'}")
+    _print_log()  # it says which authentication method the server accepts
     step = "connection (DNS, TCP, TLS)"
     try:
-        opener = _token_opener((), _Pool(None))  # the session's would send a token
         endpoint = _split_url(session.token_url or session.issuer).text
-        with opener.open(endpoint, timeout=session.timeout) as answer:
-            print(f"ok    {step}: it answers")
-        clock_is_right = _check_clock(answer.headers)
+        # Not by the session's opener, which would send a token.
+        with _token_opener((), _Pool(None)).open(endpoint, timeout=session.timeout) as answer:
+            print("ok    connection (DNS, TCP, TLS): the server answers")
+        step = "clock"
+        now = time.time()
+        skew = now - (_seconds_of_date(answer.headers["Date"]) or now)  # it may not tell the time
+        if abs(skew) > 60:
+            raise ValueError(f"this machine's is {skew:+.0f} s from the server's; set it right")
+        print("ok    clock: within a minute of the server's")
         step = "token"
         print(f"ok    token: {_describe(session.source.token())}")
         if url:
             step = "API"
-            print(f"ok    API: it answered {session.get(url).raise_for_status().status}")
-    except (OSError, ValueError, TypeError) as error:
+            session.get(url).raise_for_status()
+            print("ok    API: the call succeeded")
+    except (OSError, ValueError) as error:
         print(f"NO    {step}: {error}")
-        return 1
-    if not clock_is_right:
         return 1
     print("All is well.")
     return 0
 
 
-def _check_clock(headers: Any) -> bool:
-    """Print whether this machine's clock agrees with the server's, and return it."""
-    now = time.time()
-    skew = (_seconds_of_date(headers["Date"]) or now) - now  # a server may not tell the time
-    if abs(skew) <= _CLOCK_SKEW:
-        print("ok    clock: no difference from the server's clock")
-        return True
-    direction = "behind" if skew > 0 else "ahead of"
-    print(f"NO    clock: this machine is {abs(skew):.0f} s {direction} the server: set its clock")
-    return False
-
-
-def _describe(token: Token) -> str:
+def _describe(token: Any) -> str:
     """Return what a token is good for."""
-    life = "an unknown time"
-    if token.expires_at is not None:
-        life = f"{token.expires_at - time.time():.0f} s"
-    audience = "unknown"
     try:  # a wrong audience is the most frequent reason for a 401 of the API
         payload = token.access_token.split(".")[1]
         audience = json.loads(base64.urlsafe_b64decode(payload + "=="))["aud"]
-    except (LookupError, ValueError, TypeError, RecursionError):
-        pass  # not a JWT
-    return _clean(f"good for {life}, scope {token.scope}, aud {audience}", [token.access_token])
+    except Exception:
+        audience = "not readable"
+    text = f"expires_in {token.raw.get('expires_in')}, scope {token.scope}, aud {audience}"
+    return _clean(text, [token.access_token])
 
 
 def _print_answer(session: OAuthSession, options: Any) -> None:
     """Call the URL and print what it answers, as curl does."""
     method = "GET"
-    data = None
     headers = {}
-    if options.data is not None:
+    data = options.data
+    if data is not None:
         method = "POST"
-        data = os.fsencode(options.data)
-        if options.data.startswith("@"):
-            data = _read(options.data[1:])
-        headers["content-type"] = "application/x-www-form-urlencoded"
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
+        if data.startswith("@"):
+            data = _read(data[1:])
     for line in options.header:
         name, colon, value = line.partition(":")
         if not colon:
-            raise ValueError(f"-H takes 'Name: value', not {line!r}")
-        headers[name.strip().lower()] = value.strip()
+            raise ValueError("-H takes 'Name: value', with a colon")
+        headers[name] = value.strip()
     response = session.request(options.request or method, options.url, data=data, headers=headers)
     if options.include:
-        print(f"HTTP/1.1 {response.status} {response.reason}")
-        for name, value in response.headers.items():
-            print(f"{name}: {value}")
+        print("HTTP/1.1", response.status, response.reason)
+        for field in response.headers.items():
+            print(*field, sep=": ")
         print()
     if options.fail:
         response.raise_for_status()
@@ -3462,34 +3321,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     arguments: default sys.argv[1:].
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if not (options.demo or options.check or options.token or options.url):
-        parser.error("nothing to do: give a URL, --token, --check or --demo")
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    options = _parser().parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):
         # Servers may say what this console cannot show.
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         if options.demo:
             _demo()
-            return 0
-        with _session_of(options) as session:
-            if options.check:
-                _print_settings(session, options)
-                return _check(session, options.url)
-            if options.token:
-                print(session.access_token)
-            else:
-                _print_answer(session, options)
+        elif options.check:
+            return _check(_session_of(options), options.url)
+        elif options.token:
+            print(_session_of(options).access_token)
+        elif options.url:
+            _print_answer(_session_of(options), options)
+        else:
+            raise ValueError("give a URL, --token, --check or --demo; --help explains them")
         return 0
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         return 1
     except KeyboardInterrupt:
         return 130
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         print(f"oauth_session: {error}", file=sys.stderr)
-        if isinstance(error, urllib.error.HTTPError) and error.code >= 400:
+        if isinstance(error, urllib.error.HTTPError):
             return 22
         return 1 if isinstance(error, urllib.error.URLError) else 2
 

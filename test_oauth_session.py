@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import contextlib
 import copy
+import enum
 import functools
 import gc
 import gzip
@@ -793,7 +794,7 @@ class TestErrors:
     NAMES = " ".join(CHILDREN.values()).split()
     FIELDS = {
         "error": "e", "status": 418, "error_description": "d", "retry_after": 7.0, "scope": "a b",
-        "realm": "r", "url": "https://api.example/x", "reason": "No", "body": b"body",
+        "realm": "r", "url": "https://api.example/x", "body": b"body",
     }  # fmt: skip
 
     def test_the_hierarchy_is_the_documented_one_and_no_error_needs_fields(self):
@@ -865,7 +866,8 @@ class TestErrors:
     def test_a_log_handler_that_fails_breaks_no_call(self, caplog, monkeypatch):
         caplog.set_level(logging.DEBUG, "oauth_session")
         monkeypatch.setattr(caplog.handler, "emit", None)  # calling it fails
-        assert Token.from_response({"access_token": TOKEN, "token_type": "odd"}).access_token == TOKEN
+        with Server(grant(token_type="odd")) as server:
+            assert credentials(server)().access_token == TOKEN
 
     ECHOES = [  # of one secret, as servers spell it
         "pa%2Fss%20%3Cw%3E%26o%22r%27d%20%C3%A9%25%2B%3D", "pa%2fss%20%3cw%3e%26o%22r%27d%20%c3%a9%25%2b%3d",
@@ -890,12 +892,12 @@ class TestErrors:
 
     def test_other_secrets_of_the_request_are_masked_too(self):
         names = "my_secret PASSWORT device_token an_assertion apikey code".split()
-        params = {name: f"hunter-{name}" for name in names}
+        params = {"site": "https://api.example.com", **{name: f"hunter-{name}" for name in names}}
         headers = {"x-api-key": "hunter-whole", "x-gateway": "Basic hunter-word"}
         echo = " ".join([*params.values(), "hunter-whole", "hunter-word"])
-        with Server(refusal(400, "invalid_grant", error_description=echo)) as server:
+        with Server(refusal(400, "invalid_grant", error_description=f"{echo} example None", refresh_token=None)) as server:
             error = refused(server, token_params=params, token_headers=headers)
-        assert error.error_description == " ".join(["***"] * 8)
+        assert error.error_description == " ".join(["***"] * 9 + ["example None"])
         assert_hidden(error, "hunter")
 
     @parametrize("body", [
@@ -935,6 +937,15 @@ class TestURLs:
         assert server.lines[:2] == ["GET /%FF HTTP/1.1", "GET /?%FF=%FE HTTP/1.1"]
         assert server.requests[2].endswith(b"\r\n\r\na=%FF&a=%C3%BC")
 
+    def test_a_number_that_is_a_member_of_an_enum_goes_out_as_its_number(self, client):
+        high = enum.IntEnum("Level", "LOW HIGH").HIGH
+        half = enum.Enum("Ratio", {"HALF": 0.5}, type=float).HALF
+        with Server(page()) as server:
+            client.get(server.url, {"a": high, "b": [1, half]})
+            client.post(server.url, {"a": [high, half]})
+        assert server.lines[0] == "GET /?a=2&b=1&b=0.5 HTTP/1.1"
+        assert server.bodies[1] == b"a=2&a=0.5"
+
     SENT = {  # path and query as a caller writes them: as they are sent
         "": "/", "?q": "/?q", "/a b": "/a%20b", "/\u00fc?\u00f6=\u00e4": "/%C3%BC?%C3%B6=%C3%A4",
         '/<>"{}|^`\\': "/%3C%3E%22%7B%7D%7C%5E%60%5C", "/[1]?a[]=[x]": "/%5B1%5D?a%5B%5D=%5Bx%5D",
@@ -969,7 +980,7 @@ class TestURLs:
         assert "s3cret" not in str(error)
         assert host.isascii() or "xn--" in str(error)
 
-    @parametrize("url", ["HTTPS://AUTH.example", "http://LOCALHOST:8080/x", "http://127.255.1.2:1", "http://[::1]:1/"])
+    @parametrize("url", ["HTTPS://AUTH.example", "http://LOCALHOST:8080/x", "http://127.255.1.2:1", "http://[::1]:65535/"])
     def test_https_and_loopback_are_allowed(self, url):
         OAuthSession(CLIENT, SECRET, None, url)
 
@@ -985,7 +996,7 @@ class TestURLs:
         with pytest.raises(ValueError, match="token_url must start with https"):
             OAuthSession(CLIENT, SECRET, None, url)
 
-    @parametrize("charset", ["idna", "Punycode-", "undefined", "no-such", "unicode_escape", "utf-8;" + '";' * 9000])
+    @parametrize("charset", ["idna", "Punycode-", "undefined", "no-such", "utf-7", "utf-8le", "unicode_escape", "utf-8;" + '";' * 9000])
     def test_no_charset_breaks_or_stops_text(self, charset, client):
         with Server(page("200 OK", "ä".encode(), f"Content-Type: text/plain; charset={charset}")) as server:
             response = client.get(server.url)
@@ -1010,7 +1021,7 @@ class Proxy(Server):
 
     def open_tunnel(self, sock):
         with socket.create_connection(self.target, PATIENCE) as upstream:
-            sock.sendall(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n")
+            sock.sendall(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n" + SMUGGLED)  # never taken
             back = threading.Thread(target=self.copy, args=(upstream, sock), daemon=True)
             back.start()
             self.copy(sock, upstream)
@@ -1103,6 +1114,10 @@ class TestConnections:
         method = "HEAD" if answer in NO_BODY_OF_HEAD else "GET"
         assert self.call_twice(client, answer, method) == (b"", 1)
         assert self.call_twice(client, answer + SMUGGLED, method) == (b"", 2)
+
+    @parametrize("body", [b"", b"hello, world"])
+    def test_a_204_that_announces_a_body_closes_the_connection(self, client, body):
+        assert self.call_twice(client, b"HTTP/1.1 204 None\r\nContent-Length: 12\r\n\r\n" + body) == (b"", 2)
 
     @parametrize("answer", REFUSED)
     def test_an_answer_that_is_cut_off_or_not_well_formed_is_refused(self, client, answer):
@@ -1404,9 +1419,7 @@ class TestConnections:
         assert api.header("proxy-authorization") == [None] * 2
 
     def test_the_password_of_a_proxy_is_not_told_to_loopback(self, auth, other):
-        class OwnProxy(urllib.request.ProxyHandler):
-            """As users write them, to choose a proxy by the host."""
-
+        OwnProxy = type("OwnProxy", (urllib.request.ProxyHandler,), {})  # as users write them, to choose by the host
         proxy = OwnProxy({"http": other.url.replace("//", "//user:pass@")})
         session_of(auth, handlers=[proxy]).source.token()
         assert auth.header("Proxy-Authorization") == [None]
@@ -1442,28 +1455,30 @@ class TestConnections:
     def test_a_proxy_that_is_not_spoken_to_in_http_is_refused_before_a_byte_is_sent(self, error_through, scheme):
         with Server(page("502 No")) as proxy:
             text = error_through(f"{scheme}://user:pr0xy-pass@{proxy.place}")
-        assert f"the proxy {scheme}://{proxy.place} cannot be used" in text
+        misspelt = error_through("http:/user:pr0xy-pass@proxy:3128")
+        assert f"no usable answer from the proxy {scheme}://{proxy.place}" in text
         assert "http://host:port" in text
+        assert "http://host:port" in misspelt
         assert proxy.accepted == 0
 
-    def test_a_proxy_whose_url_is_misspelt_is_refused_without_its_password(self, error_through):
-        text = error_through("http:/user:pr0xy-pass@proxy:3128")
-        assert "http://host:port" in text
+    def test_a_socks_proxy_does_not_matter_for_loopback(self, auth, monkeypatch):
+        monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
+        assert session_of(auth).access_token == TOKEN_1
 
     def test_a_proxy_that_hangs_up_is_named(self, error_through):
         with Server(None) as proxy:
             text = error_through(proxy.url)
-        assert f"the proxy {proxy.url} gave no answer" in text
+        assert f"no usable answer from the proxy {proxy.url}" in text
 
     @parametrize("error_through", ["API", "token"], indirect=True)
     @parametrize("answer", [
         b"HTTP/1.1 407 Who?\r\nContent-Length: 4\r\n\r\npage", b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\n\r\nsmuggled", b"nonsense\r\n\r\n",
+        b"nonsense\r\n\r\n",
     ])  # fmt: skip
     def test_a_proxy_that_gives_no_tunnel_is_asked_once_and_named(self, error_through, answer):
         with Server(answer) as proxy:
             text = error_through(f"http://user:pr0xy-pass@{proxy.place}")
-        assert f"the proxy {proxy.url} cannot be used" in text
+        assert f"no usable answer from the proxy {proxy.url}" in text
         assert answer.startswith(b"nonsense") or answer[9:12].decode() in text
         assert proxy.lines == ["CONNECT 127.0.0.1:1 HTTP/1.1"]
 
@@ -1513,6 +1528,7 @@ class TestCertificates:
                 error = raised_by(session.get, server.url)
         found = {advice for advice in self.ADVICE.values() if advice in str(error)}
         assert found == {self.ADVICE[name]}
+        assert "is token_url right" not in str(error)
         assert f"the certificate of {server.url} was refused" in str(error)
         assert server.requests == []
         assert server.accepted == 2  # by the hashed directory, and by all certificates
@@ -1639,9 +1655,9 @@ class TestToken:
     def test_a_token_of_any_type_is_sent_as_bearer_unless_that_needs_more_than_a_header(self, caplog):
         caplog.set_level(logging.INFO)
         for kind in ("bearer", None, "", "Application Access Token"):
-            source = TokenSource(functools.partial(self.of, token_type=kind))
-            assert source.authorization() == "Bearer " + TOKEN
-        for kind in ("mac", "DPoP", "PoP", "N_A", " mac "):
+            with Server(grant(token_type=kind)) as server:
+                assert TokenSource(credentials(server)).authorization() == "Bearer " + TOKEN
+        for kind in ("mac", "DPoP", "PoP", "N_A"):
             with pytest.raises(OAuthMalformedResponse, match="token_type"):
                 self.of(token_type=kind)
         assert len(caplog.records) == 1
@@ -1676,8 +1692,8 @@ class TestToken:
         other = copy_of(token)
         assert other == token
         assert hash(other) == hash(token)
-        assert other.raw == token.raw
-        assert other not in (Token(TOKEN), TOKEN)
+        assert [getattr(other, name) for name in Token.__slots__] == [getattr(token, name) for name in Token.__slots__]
+        assert other not in (Token(TOKEN_1), TOKEN)
 
 
 # ---- ClientCredentials -----------------------------------------------------------------------------------------------
@@ -1694,7 +1710,6 @@ class TestClientCredentials:
         headers = server.headers(0)
         assert server.lines == ["POST /token HTTP/1.1"]
         assert server.bodies == [b"grant_type=client_credentials&scope=read+wri%2Bte"]
-        headers.pop("connection", None)
         assert headers == {
             "host": server.place, "accept": "application/json", "accept-encoding": "identity", "authorization": "Basic " + BASIC,
             "content-type": FORM, "content-length": "49", "user-agent": f"oauth_session/{oauth_session.__version__}",
@@ -1832,13 +1847,14 @@ class TestClientCredentials:
         assert token.expires_at is None
 
     def test_what_a_server_says_is_decoded_cleaned_and_cut(self):
-        text = "für\x1b[31m\r\nno" + "x" * 9999
+        text = "für\x1b[31m\r\nno" + (BASIC * 10).ljust(980, "y") + BASIC * 99
         body = json.dumps({"error": ["x"], "error_description": text}, ensure_ascii=False).encode("latin-1")
         with Server(page("400 No", body, "Content-Type: application/json; charset=ISO-8859-1")) as server:
             error = refused(server)
         assert error.error is None
         assert error.error_description.startswith("für [31m  no")
         assert error.error_description.isprintable()
+        assert BASIC[:6] not in error.error_description
         assert len(error.error_description) <= 503
 
     def test_of_a_body_that_is_no_json_only_status_type_and_length_are_shown(self):
@@ -1858,9 +1874,9 @@ class TestClientCredentials:
         assert 0 <= second <= 1
 
     RETRY_AFTER = {  # headers: the seconds that they mean, and how often the server is asked
-        "Retry-After: 3": "3.0/3", "Retry-After: 16": "16.0/1", "Retry-After: 99999999999": "300.0/1", "Retry-After: 1.5": "1.5/3",
-        "Retry-After: Sat, 10 Jan 2004 13:37:24 GMT": "20.0/1", "Retry-After: Mon, 01 Jan 2001 00:00:00 GMT": "0.0/3",
-        "Retry-After: Mon, 99 Foo 2001 00:00:00 GMT": "None/3",
+        "Retry-After: 3": "3.0/3", "Retry-After: 16": "16.0/1", "Retry-After: 99999": "99999.0/1", "Retry-After: 1.5": "1.5/3",
+        "Retry-After: Sat, 10 Jan 2004 13:37:24 GMT": "20.0/1", "Retry-After: Mon, 01 Jan 2001 00:00:00 GMT": "None/3",
+        "Retry-After: 99999999999": "None/3", "Retry-After: Mon, 99 Foo 2001 00:00:00 GMT": "None/3",
     }  # fmt: skip
 
     @parametrize("headers", RETRY_AFTER)
@@ -1910,26 +1926,6 @@ class TestClientCredentials:
             with pytest.raises(TypeError, match="cannot be pickled"):
                 pickle.dumps(thing)
 
-    PROVIDERS = {  # of the table in the README, and the form that each gets
-        "Auth0": "audience=https://api.example.com&grant_type=client_credentials", "Okta": "grant_type=client_credentials&scope=my.scope",
-        "Microsoft Entra": "grant_type=client_credentials&scope=https://graph.microsoft.com/.default",
-        "Amazon Cognito": "grant_type=client_credentials&scope=my-api/read", "Zoom": "account_id=ACCOUNT&grant_type=account_credentials",
-        "Twitch": "client_id=ID&client_secret=SECRET&grant_type=client_credentials", "Keycloak": "grant_type=client_credentials",
-        "Salesforce": "grant_type=client_credentials", "Spotify": "grant_type=client_credentials", "PayPal": "grant_type=client_credentials",
-    }  # fmt: skip
-
-    def test_each_provider_of_the_readme_gets_what_it_wants(self):
-        rows = re.findall(r"(?m)^\| ([\w ]+) \| `(OAuthSession\(.*)` \|$", text_of("README.md"))
-        assert {name for name, _ in rows} == set(self.PROVIDERS)
-        for name, code in rows:
-            with Server(grant(), page()) as server:
-                code = re.sub(r'((?:None|"), ")https://[^/]+', r"\1" + server.url, code)
-                with eval(code, {"OAuthSession": OAuthSession, "ID": "ID", "SECRET": "SECRET"}) as session:
-                    session.get(server.url)
-            form = "&".join(form_of(server))
-            assert urllib.parse.unquote(form) == self.PROVIDERS[name]
-            assert bool(server.header("authorization")[0]) == (name != "Twitch")
-            assert bool(server.header("client-id")[1]) == (name == "Twitch")
 
 
 JWT = collections.namedtuple("JWT", "header claims signed signature")
@@ -1975,7 +1971,8 @@ class TestAssertionsAndDiscovery:
         with Server(page("503 No"), grant()) as server:
             before = int(time.time())
             credentials(server, auth_method="client_secret_jwt")()
-        first, second = assertion_of(server, 0), assertion_of(server, 1)
+        first = assertion_of(server, 0)
+        second = assertion_of(server, 1)
         assert first.header == {"alg": "HS256", "typ": "JWT"}
         assert first.signature == hmac.new(SECRET.encode(), first.signed, "sha256").digest()
         assert first.claims["iss"] == CLIENT
@@ -2244,17 +2241,17 @@ class TestFileCache:
     def test_a_file_system_without_locks_does_without(self, folder, monkeypatch):
         import fcntl
         monkeypatch.setattr(fcntl, "flock", lambda *_: raise_it(OSError(37, "No locks available")))
-        lock = FileCache(folder).lock("k.lock")
-        assert lock.acquire(blocking=False)
+        assert FileCache(folder).lock("k.lock").acquire(blocking=False)
 
+    @needs_modes
     def test_windows_locks_by_msvcrt_and_looks_at_no_modes(self, folder, monkeypatch):
+        import fcntl
         class Msvcrt:
-            LK_NBLCK, LK_UNLCK, held = 2, 0, False
-
+            LK_NBLCK = fcntl.LOCK_EX | fcntl.LOCK_NB
             def locking(self, number, how, size):
-                if how == self.LK_NBLCK and self.held:
-                    raise PermissionError(13, "Permission denied")
-                self.held = how == self.LK_NBLCK
+                with contextlib.suppress(BlockingIOError):
+                    return fcntl.flock(number, how)
+                raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(sys, "platform", "win32")
         monkeypatch.setitem(sys.modules, "msvcrt", Msvcrt())
@@ -2294,7 +2291,7 @@ class TestSharedCache:
         source.served_after(*[1] * 100)
         assert cache.calls == ["get", "lock", "acquire", "get", "set", "release"]
 
-    @parametrize("ago, fetches", [(3589.875, 0), (3590, 1), (-301, 1)])
+    @parametrize("ago, fetches", [(3589.875, 0), (3590, 1), (-301, 1), (float("nan"), 1)])
     def test_an_entry_is_judged_by_the_wall_clock_like_a_fresh_answer(self, ago, fetches):
         source = cached(MemoryCache(entry(ago)))
         assert source.served().endswith(f"/{fetches}")
@@ -2306,7 +2303,6 @@ class TestSharedCache:
     @parametrize("value", [
         "nonsense", '["from-the-cache"]', b"\xff\xfe", "[" * 100000, 10**30, '{"access_token": "from-the-cache"}',
         '{"access_token": "from-the-cache\\r\\nEvil: 1", "obtained_at": 1073741824}',
-        '{"access_token": "from-the-cache", "obtained_at": NaN}',
     ])  # fmt: skip
     def test_nonsense_is_a_miss_and_one_log_line_and_is_written_over(self, caplog, value):
         first, second = processes(LockingCache(value), 2)
@@ -2337,7 +2333,7 @@ class TestSharedCache:
             FileCache("")
         with pytest.raises(TypeError, match=r"set\(key, value, seconds\)"):
             TokenSource(int, cache={}, cache_key="k")
-        with pytest.raises(ValueError, match="cache_key"):
+        with pytest.raises(TypeError, match="cache_key"):
             TokenSource(int, cache=MemoryCache())
 
     def test_a_refused_token_is_never_taken_again_though_it_is_written_anew(self):
@@ -2448,10 +2444,10 @@ class TestSharedCache:
         assert len(caplog.records) == (0 if method == "release" else 1)
         assert_hidden(caplog.text, "token-1", "from-the-cache")
 
-    def test_a_cache_that_failed_is_left_alone_for_a_minute(self):
+    def test_a_cache_that_failed_is_left_alone_for_half_a_minute(self):
         cache = LockingCache(get=ConnectionError())
         source = cached(cache, 1)
-        source.served_after(*[2] * 61)
+        source.served_after(*[2] * 31)
         assert cache.calls == ["get"] * 3
 
     @needs_modes
@@ -2552,8 +2548,7 @@ class TestTokenSource:
         assert age_after(expired - 0.125, answer=life) == "due"
         assert age_after(expired, answer=life) == "expired"
 
-    @parametrize("before, refresh_in, due", [
-        (60, None, 3540), (9999, None, 1800), (300, "100", 100), (300, "x", 3300)])
+    @parametrize("before, refresh_in, due", [(60, None, 3540), (9999, None, 1800), (300, "100", 100), (300, "x", 3300)])
     def test_refresh_before_or_refresh_in_of_the_answer_says_when_it_is_due(self, clock, before, refresh_in, due):
         def answer():
             return Token("token-1", expires_at=clock.wall + 3600, raw={"refresh_in": refresh_in})
@@ -2681,13 +2676,14 @@ class TestTokenSource:
         source.clear()
         assert source.served() == "token-2/2"
 
-    def test_a_fetch_from_before_clear_serves_those_who_waited_and_nobody_else(self, clock):
-        held = HeldStep(Token("of-before", expires_at=clock.wall + 3600))
+    @parametrize("failure, served", [(None, "of-before"), (BROKEN, "token-2")])
+    def test_a_fetch_from_before_clear_serves_those_who_waited_and_nobody_else(self, clock, failure, served):
+        held = HeldStep(failure or Token("of-before", expires_at=clock.wall + 3600))
         source = ScriptedSource(held, 3600)
         callers = callers_of(source.token, 4, held)
         source.clear()
         held.release()
-        assert callers.tokens() == ["of-before"] * 4
+        assert callers.tokens() == [served] * 4
         assert source.served() == "token-2/2"
 
     def test_reject_returns_another_token_that_is_at_hand_and_has_not_expired(self, clock):
@@ -2813,7 +2809,7 @@ class TestTokenSource:
         nested = []
         source = due_source(3600)
         monkeypatch.setattr(clock, "monotonic", monotonic)
-        assert Callers(1, source.token).tokens() == ["token-1"]
+        assert Callers(1, source.token).tokens()[0] in ("token-1", "token-2")  # the one called it, or the other
 
     @needs_cpython
     def test_the_last_call_of_a_program_gets_its_token(self):
@@ -2890,8 +2886,7 @@ class TestOAuthHandler:
             for call in (session.get, session.open):
                 with pytest.raises(ValueError, match=r"origins|user name"):
                     call(url)
-        assert api.count == 0
-        assert other.count == 0
+        assert api.count == other.count == 0
 
     def test_origins_widen_what_base_url_allows(self, auth, api, other):
         session = session_of(auth, base_url=api.url, origins=other.url + "/any/path")
@@ -2912,14 +2907,14 @@ class TestOAuthHandler:
 
     def test_bare_openers_are_authorised_for_an_api_each_and_raise_as_urllib_does(self, api, other):
         second = OAuthHandler(source_of("b-1", "b-2"), [other.url])
-        opener = bare_opener(source_of("a-1", "a-2"), api.url, second)
+        opener = bare_opener(source_of("token", "a-2"), api.url, second)  # the first is a part of "invalid_token"
         request = urllib.request.Request(api.url + "/ä b", b"body")
-        api.will(401, CHALLENGE)
+        api.will(403, {"WWW-Authenticate": "Bearer error=invalid_token"})
         api.will(404)
         with raised_by(opener.open, request) as error:
             opener.open(other.url).close()
         assert error.code == 404
-        assert api.bearers == ["Bearer a-1", "Bearer a-2"]
+        assert api.bearers == ["Bearer token", "Bearer a-2"]
         assert api.bodies == [b"body", b"body"]
         assert other.bearers == ["Bearer b-1"]
         assert not request.has_header("Authorization")
@@ -2957,11 +2952,9 @@ class TestOAuthHandler:
 
     def test_a_redirect_takes_no_body_to_another_origin_and_ends_after_ten(self, session, api, other):
         api.will(307, {"Location": other.url})
-        error = raised_by(session.post, "/from", b"body")
-        assert "body" in str(error)
+        assert "body" in str(raised_by(session.post, "/from", b"body"))
         api.always(302, {"Location": "/loop"})
-        error = raised_by(session.get, "/loop")
-        assert error.code == 302
+        assert raised_by(session.get, "/loop").code == 302
         assert api.count == 12
         assert other.count == 0
 
@@ -2980,29 +2973,27 @@ class TestOAuthHandler:
         assert not isinstance(error, OAuthError)
         assert other.count == auth.count == 1
 
-    def test_a_redirect_to_nowhere_is_an_http_error_that_says_so(self):
-        for location in ("ftp://127.0.0.1/x", "http://a b/", "http://u@127.0.0.1/", "http://[::1/"):
-            with Server(page("302 Found", b"", "Location: " + location)) as server:
-                error = raised_by(OAuthSession(source=source_of("t")).get, server.url)
-            assert "not followed" in str(error)
-
-    def test_a_redirect_that_shows_the_token_is_not_followed(self):
+    def test_a_redirect_that_leads_nowhere_or_shows_the_token_is_not_followed(self):
         token = "t0ken" * 4
-        session = OAuthSession(source=source_of(token))
-        for place in (f"/x/{token}", f"http://{token}.example/", f"http://[{token}]/", f"/?{token}"):
+        nowhere = ["ftp://127.0.0.1/x", "http://a b/", "http://u@127.0.0.1/", "http://[::1/"]
+        for place in (*nowhere, f"/x/{token}", f"http://{token}.example/", f"http://[{token}]/", f"/?{token}"):
             with Server(page("302 Found", b"", "Location: " + place)) as server:
-                error = raised_by(session.get, server.url)
+                error = raised_by(OAuthSession(source=source_of(token)).get, server.url)
             assert "not followed" in str(error)
             assert_hidden(error, token)
 
-    def test_a_redirect_in_utf_8_is_followed_and_one_of_more_than_8_kib_is_not(self, client):
-        longest = "/" + "x" * 8191
-        places = ["/\u00fc?\u20ac", longest, longest + "x"]
-        answers = [page("302 Found", b"", "Location: " + place) for place in places]
-        with Server(*answers) as server:
-            error = raised_by(client.get, server.url)
-        assert "not followed" in str(error)
-        assert server.lines[1:] == ["GET /%C3%BC?%E2%82%AC HTTP/1.1", f"GET {longest} HTTP/1.1"]
+    def test_a_redirect_in_utf_8_is_followed(self, client):
+        with Server(page("302 Found", b"", "Location: /\u00fc?\u20ac"), HELLO) as server:
+            client.get(server.url)
+        assert server.lines[1:] == ["GET /%C3%BC?%E2%82%AC HTTP/1.1"]
+
+    def test_a_header_that_is_not_to_be_redirected_stays_at_its_origin(self, api, other):
+        for handlers in ([], [urllib.request.HTTPRedirectHandler]):
+            request = urllib.request.Request(api.url)
+            request.add_unredirected_header("X-Own", "1")
+            api.will(302, {"Location": other.url})
+            static_session(handlers=handlers).open(request).close()
+        assert other.header("X-Own") == [None, None]
 
     def test_a_redirect_is_unverifiable_for_the_policy_of_a_cookie_jar(self, api, other):
         jar = CookieJar(DefaultCookiePolicy(strict_ns_unverifiable=True))
@@ -3012,8 +3003,7 @@ class TestOAuthHandler:
         session.get(api.url)
         of_redirect = len(jar)
         session.get(other.alias)
-        assert of_redirect == 0
-        assert len(jar) == 1
+        assert (of_redirect, len(jar)) == (0, 1)
 
     def test_a_redirect_from_https_to_http_is_refused(self, api, tls, trusting):
         answers = [page("302 Found", b"", "Location: " + place) for place in ("/x", api.url)]
@@ -3028,8 +3018,18 @@ class TestOAuthHandler:
     def test_what_is_no_redirect_is_a_response(self, session, api):
         api.will(302)
         api.will(300, {"Location": "/x"})
-        assert session.get("/").status == 302
-        assert session.get("/").status == 300
+        assert [session.get("/").status for _ in range(2)] == [302, 300]
+
+    def test_a_handler_that_changes_the_url_takes_the_token_nowhere_else(self, auth, api, other):
+        class Rewrite(urllib.request.BaseHandler):
+            def http_request(self, request):
+                request.full_url = other.url
+                return request
+
+        session = session_of(auth, base_url=api.url, handlers=[Rewrite])
+        response = session.get("/x")
+        assert response.ok
+        assert "Authorization" not in other.seen[0].headers
 
     def test_a_handler_of_the_user_replaces_ours_of_the_same_base(self, auth, api):
         class NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -3044,14 +3044,14 @@ class TestOAuthHandler:
         response = session_of(auth, handlers=[NoRedirects]).get(api.url)
         answer = session_of(auth, handlers=[AnyStatus]).open(api.url)
         answer.close()
-        assert response.status == 307
-        assert answer.status == 307
+        assert response.status == answer.status == 307
 
     def test_a_proxy_that_the_caller_put_on_a_request_is_used(self, other):
         request = urllib.request.Request("http://api.example/x")
         request.set_proxy(other.url[7:], "http")
-        static_session(allow_http=True).open(request).close()
-        assert other.lines == ["GET http://api.example/x"]
+        other.will(401)
+        OAuthSession(source=source_of("t", "u"), allow_http=True).open(request).close()
+        assert other.lines == ["GET http://api.example/x"] * 2
 
     def test_a_subclass_of_proxy_handler_serves_token_and_api(self, auth, other):
         class Kept(urllib.request.ProxyHandler):
@@ -3067,8 +3067,7 @@ class TestOAuthHandler:
         api.will(302, {"Location": "/same"})
         api.will(302, {"Location": other.url})
         other.will(401, CHALLENGE)
-        response = session.get("/x", headers={"authorization": "Basic own"})
-        assert response.status == 401
+        assert session.get("/x", headers={"authorization": "Basic own"}).status == 401
         assert api.bearers == ["Basic own", "Basic own"]
         assert other.bearers == [None]
         assert auth.count == 0
@@ -3101,8 +3100,7 @@ class TestOAuthHandler:
             error = raised_by(session.put("/x", data).raise_for_status)
             assert "body cannot be sent again" in str(error)
         api.will(307, {"Location": "/to"})
-        error = raised_by(session.put, "/x", iter([b"once"]))
-        assert "body cannot be sent again" in str(error)
+        assert "body cannot be sent again" in str(raised_by(session.put, "/x", iter([b"once"])))
         assert api.bodies == [b"once"] * 3
 
     def test_the_next_request_has_the_cookie_that_the_answer_set(self, api):
@@ -3122,7 +3120,7 @@ class TestOAuthHandler:
         with Server(page("401 No", b"", challenge)) as api, OAuthSession(source=source) as session:
             error = raised_by(session.get(api.url).raise_for_status)
         assert type(error) is OAuthInvalidToken
-        assert "'error_description': '*** ***'" in str(error)
+        assert '"error_description": "*** ***"' in str(error)
         assert api.count == 2
 
     @parametrize("handler, requests", [(urllib.request.HTTPRedirectHandler, 1), (Retry, 2)])
@@ -3146,8 +3144,7 @@ class TestOAuthHandler:
     def test_an_api_that_answers_401_for_ever_costs_one_renewal(self, session, auth, api):
         api.always(401, CHALLENGE)
         session.get("/x")
-        error = raised_by(session.open, "/x")
-        assert "audience" in str(error)
+        assert "audience" in str(raised_by(session.open, "/x"))
         assert api.bearers == [BEARER_1, BEARER_2, BEARER_2]
         assert auth.count == 2
 
@@ -3166,7 +3163,12 @@ class TestOAuthHandler:
         401 | Basic realm="b", Bearer realm="r", error="e", Digest realm="d" | OAuthInvalidToken e r
         401 | Bearer realm="r", Bearer error="e", error="f" | OAuthInvalidToken e r
         401 | Digest realm="Bearer error=e" | OAuthInvalidToken None None
-        401 | Bearer realm="a, Basic \"b = c" | OAuthInvalidToken None a, Basic \"b = c
+        401 | Bearer realm="a, Basic \"b = c" | OAuthInvalidToken None a, Basic "b = c
+        401 | Bearer realm="r", DPoP algs="ES256", error="e" | OAuthInvalidToken None r
+        401 | , Bearer<tab>realm<tab>= "r" ,, ERROR=e<tab>,DPoP realm=d | OAuthInvalidToken e r
+        401 | Bearer abc/+de==, Bearer error="e" | OAuthInvalidToken e None
+        401 | Basic realm="\\", Bearer realm="\\", error="e" | OAuthInvalidToken e \
+        403 | Bearer, Basic realm=x, error=insufficient_scope | OAuthInsufficientScope None None
         403 | Bearer error=insufficient_scope | OAuthInsufficientScope insufficient_scope None
         403 | Bearer realm=r | OAuthInsufficientScope None r
         403 | Bearer error=e | OAuthBearerError e None
@@ -3175,7 +3177,7 @@ class TestOAuthHandler:
     def test_status_and_challenge_become_an_exception(self, session, api):
         for line in self.CHALLENGES.strip().split("\n"):
             status, challenge, expected = line.split(" | ")
-            headers = [("WWW-Authenticate", "Basic realm=x"), ("WWW-Authenticate", challenge)]
+            headers = [("WWW-Authenticate", "Basic realm=x"), ("WWW-Authenticate", challenge.replace("<tab>", "\t"))]
             api.otherwise = lambda request: (status.strip(), headers, b"why")
             error = raised_by(session.open, "/x")
             assert f"{type(error).__name__} {error.error} {error.realm}" == expected
@@ -3183,7 +3185,8 @@ class TestOAuthHandler:
             assert error.read() == b"why"
 
     def test_what_does_not_refuse_the_token_is_a_plain_http_error(self, session, api):
-        for status, challenge in ((400, ""), (403, "Basic"), (404, 'Bearer error="invalid_token"')):
+        others = ("Basic", 'Digest realm="x, Bearer error=e"', "Negotiate bearer", "Negotiate a/bearer==, X", "Bearers a=b")
+        for status, challenge in (*((403, one) for one in others), (400, ""), (404, 'Bearer error="invalid_token"')):
             api.always(status, {"WWW-Authenticate": challenge})
             error = raised_by(session.open, "/x")
             assert not isinstance(error, OAuthError)
@@ -3200,10 +3203,19 @@ class TestOAuthHandler:
         login = urllib.request.HTTPBasicAuthHandler(passwords)
 
         with static_session(handlers=[login]) as session:
-            response = session.get(api.url)
+            response = session.post(api.url, io.BytesIO(b"file"))
 
         assert response.status == status
-        assert api.count == 2
+        assert api.bodies == [b"file"] * 2
+
+    def test_handlers_that_open_see_the_token_unless_one_set_another_header(self, api):
+        seen = []
+        for own in ({}, {"Authorization": "own"}):
+            handler = urllib.request.BaseHandler()
+            handler.http_request = lambda request, own=own: request.headers.update(own) or request
+            handler.default_open = lambda request: seen.append(request.get_header("Authorization"))
+            bare_opener(source_of("t"), api.url, handler).open(api.url).close()
+        assert seen == api.bearers == ["Bearer t", "own"]
 
     def test_a_request_that_a_handler_opens_again_elsewhere_takes_no_token_along(self, api, other):
         class Elsewhere(urllib.request.BaseHandler):
@@ -3218,9 +3230,7 @@ class TestOAuthHandler:
         assert other.bearers == [None]
 
     def test_plain_http_to_loopback_never_goes_to_a_proxy(self, network, auth, api, other, monkeypatch):
-        class OwnProxy(urllib.request.ProxyHandler):
-            """As users write them, to choose a proxy by the host."""
-
+        OwnProxy = type("OwnProxy", (urllib.request.ProxyHandler,), {})  # as users write them, to choose by the host
         monkeypatch.setenv("http_proxy", other.url)
         for url in (api.url, api.alias):
             sessions = [session_of(auth, handlers=handlers) for handlers in ([], [network], [OwnProxy(network.proxies)])]
@@ -3277,7 +3287,7 @@ class TestSession:
     def test_what_cannot_be_sent_is_refused_before_a_token_is_fetched(self, session, auth):
         with pytest.raises(ValueError, match="CONNECT"):
             session.request("connect", "/x")
-        for options in ({"params": {"a": {}}}, {"data": [("a", {})]}, {"json": {1}}, {"data": b"a", "json": {}}):
+        for options in ({"params": {"a": {}}}, {"data": [("a", {})]}, {"json": {1}}, {"data": b"a", "json": {}}, {"headers": {"X": 5}}):
             with pytest.raises((TypeError, ValueError)):
                 session.request("POST", "/x", **options)
         assert auth.count == 0
@@ -3429,6 +3439,12 @@ class TestSession:
         assert fields_of(auth.seen[0])["client_secret"] == "old"
         assert fields_of(auth.seen[1])["client_secret"] == "new"
 
+    def test_an_argument_of_from_env_excuses_the_variables_that_contradict_each_other(self, auth):
+        environ = {**self.ENVIRONMENT, "CLIENT_SECRET": "wrong", "CLIENT_SECRET_FILE": "/no/such", "TOKEN_URL": auth.url}
+        session = OAuthSession.from_env("", environ, client_secret=SECRET, auth_method="client_secret_post")
+        assert session.access_token == TOKEN_1
+        assert fields_of(auth.seen[0])["client_secret"] == SECRET
+
     def test_an_error_of_from_env_names_the_variable(self):
         wrong = {"TOKEN_URL": "http://auth.example/", "CLIENT_SECRET_FILE": __file__, "ASSERTION_FILE": "/no/such/file"}
         for name, value in (*wrong.items(), ("CLIENT_ID", ""), ("CLIENT_SECRET", ""), ("TOKEN_URL", "")):
@@ -3470,8 +3486,7 @@ class TestSession:
     def test_no_text_shows_the_query_of_token_url_or_a_secret_of_token_params(self):
         url = self.URL + "?key=hunter-1"
         session = OAuthSession(CLIENT, SECRET, None, url, token_params={"password": "hunter-2"})
-        for thing in (session, session.source, ClientCredentials(CLIENT, SECRET, None, url)):
-            assert CLIENT in repr(thing)
+        for thing in (session.source, ClientCredentials(CLIENT, SECRET, None, url)):
             assert "hunter" not in repr(thing)
         assert "hunter" not in repr(TokenSource(functools.partial(Token, "hunter-3")))
         assert_hidden(vars(session), "hunter-2")
@@ -3691,7 +3706,9 @@ class TestDemoServer:
         assert told.headers["Content-Type"] == "application/problem+json"
         assert head.status == 404
         assert head.content == b""
-        assert other.json() == {"method": "POST", "path": "/a/b?c=1", "scope": "read", "body": '{"d": 2}'}
+        seen = other.json()
+        assert seen.pop("headers")["Content-Type"] == "application/json"
+        assert seen == {"method": "POST", "path": "/a/b?c=1", "body": '{"d": 2}'}
 
     def test_the_requests_for_the_api_are_recorded_without_their_token(self, demo, client):
         client.post("/a?b=1", data=iter([b"0", b"12"]), headers={"X-A": "1"})
@@ -3701,11 +3718,6 @@ class TestDemoServer:
         assert request.body == "012"
         assert request.headers["X-A"] == "1"
         assert client.access_token not in repr(request)
-
-    def test_an_answer_without_a_body_leaves_the_connection_usable(self, demo, client):
-        demo.answer("/same", None, 304)
-        statuses = [client.get(path).status for path in ["/same", "/x"] * 20]
-        assert statuses == [304, 200] * 20
 
     def test_it_revokes_tokens_and_gives_no_new_ones_until_it_is_told_otherwise(self, demo, client):
         client.get("/x")
@@ -3720,20 +3732,17 @@ class TestDemoServer:
         assert demo.token_requests == 3
         assert len(demo.requests) == 3
 
-    @parametrize("settings", [{"auth_method": "client_secret_post"}, {"scope": "read write"}])
+    @parametrize("settings", [{"auth_method": "client_secret_post"}, {"scope": "any"}])
     def test_it_grants_a_token_of_the_life_that_was_set(self, settings, demo):
         demo.expires_in = 60
         before = time.time()
         token = self.fetch(demo, **settings)
         assert before + 60 <= token.expires_at <= time.time() + 60
 
-    def test_it_judges_client_and_scope(self, demo):
+    @parametrize("wrong", [{"client_id": "other"}, {"client_secret": "other"}])
+    def test_it_judges_the_client(self, wrong, demo):
         with pytest.raises(OAuthInvalidClient):
-            self.fetch(demo, "other")
-        with pytest.raises(OAuthInvalidClient):
-            self.fetch(demo, client_secret="other")
-        with pytest.raises(OAuthInvalidScope):
-            self.fetch(demo, scope="admin")
+            self.fetch(demo, **wrong)
 
 
 # ---- Command line ----------------------------------------------------------------------------------------------------
@@ -3778,10 +3787,10 @@ class TestCommandLine:
         assert status == 0
         assert err == ""
         marks = r"1\. .*-> 200.*2\. .*-> 200.*3\. .*-> 200.*4\. .*GET /me HTTP/1.1. 401.*-> 200"
-        marks += r".*5\. .*token HTTP/1.1. 401.*OAuthInvalidClient"
-        assert re.search(marks + r".*6\. .*token HTTP/1.1. 400.*OAuthInvalidScope.*6 token requests", out, re.DOTALL)
+        marks += r".*5\. .*token HTTP/1.1. 401.*OAuthInvalidClient.*4 token req"
+        assert re.search(marks, out, re.DOTALL)
         assert DemoServer.client_secret not in out
-        assert not re.search(r"demo-[\w-]{20}", out)
+        assert not re.search("[0-9a-f]{32}", out)
 
     def test_the_flags_of_curl_do_what_curl_does(self, call, api, tmp_path):
         path = tmp_path / "body"
@@ -3803,16 +3812,6 @@ class TestCommandLine:
         second = call("--token", OAUTH_CACHE=cache)
         assert first == second == (0, TOKEN_1 + os.linesep, "")
 
-    def test_main_prints_to_a_replaced_stdout(self, auth, api, monkeypatch):
-        environ = {"CLIENT_ID": CLIENT, "CLIENT_SECRET": SECRET, "TOKEN_URL": auth.url}
-        for name, value in environ.items():
-            monkeypatch.setenv("OAUTH_" + name, value)
-        monkeypatch.setattr(sys, "stdout", io.StringIO())
-        api.will(200, {}, "grün".encode())
-        assert oauth_session.main(["--token"]) == 0
-        assert oauth_session.main([api.url]) == 0
-        assert sys.stdout.getvalue() == "T0KEN-1\ngrün"
-
     def test_fail_exits_with_22_and_prints_no_body(self, call, api):
         api.always(404, {}, "nicht verfügbar\n".encode())
         without = call(api.url + "/y")
@@ -3824,13 +3823,12 @@ class TestCommandLine:
         assert out == ""
         self.assert_one_line(err, f"DELETE {api.url}/x answered 404 Not Found\n")
 
-    def test_fail_exits_with_22_if_the_api_refuses_the_token_and_with_1_at_a_bad_redirect(self, call, api):
+    def test_fail_exits_with_22_if_the_api_refuses_the_token_and_at_a_bad_redirect(self, call, api):
         api.will(403, {"WWW-Authenticate": "Bearer"})
         api.will(302, {"Location": "ftp://127.0.0.1/"})
         refused, _, why = call("--fail", api.url)
         astray, _, err = call("--fail", api.url)
-        assert refused == 22
-        assert astray == 1
+        assert refused == astray == 22
         self.assert_one_line(why, "refused the token: 403")
         self.assert_one_line(err, "ftp")
 
@@ -3880,12 +3878,10 @@ class TestCommandLine:
         status, out, err = call("--check", url, "--token-url", auth.url)
         assert status == 0
         assert err == ""
-        assert f"      client_id: {CLIENT} (OAUTH_CLIENT_ID)\n" in out
-        assert "      secret: *** (OAUTH_CLIENT_SECRET)\n" in out
-        assert f"      token_url: {auth.url} (--token-url)\n" in out
-        assert "      issuer: not set " in out
+        assert f"      OAUTH_CLIENT_ID: {CLIENT}\n      OAUTH_SCOPE: not set\n" in out
+        assert f"      OAUTH_TOKEN_URL: {auth.url}\n" in out
         assert self.steps(out) == "ok connection (DNS, TCP, TLS), ok clock, ok token, ok API"
-        assert "scope granted, aud ['https://api.example']" in out
+        assert "expires_in 3600, scope granted, aud ['https://api.example']" in out
         assert out.endswith("All is well.\n")
         assert "not shown" not in out
         assert "private" not in out
@@ -3893,8 +3889,8 @@ class TestCommandLine:
         assert [request.method for request in auth.seen].count("POST") == 1  # the call takes its token
 
     @parametrize("options, step", [
-        ("--token-url https://no-such-host.invalid/", r"connection .*: https://no-such-host\.invalid gave no answer: .*"),
-        ("--token-url http://127.0.0.1:1/", "connection .*: http://127.0.0.1:1 gave no answer: .*refused"),
+        ("--token-url https://no-such-host.invalid/", r"connection .*: no usable answer from https://no-such-host\.invalid: .*"),
+        ("--token-url http://127.0.0.1:1/", "connection .*: no usable answer from http://127.0.0.1:1: .*refused"),
         ("--auth-method client_secret_jwt", r"token: .*\(tried: client_secret_jwt\)"),
         ("--scope a", r"token: .*\(tried: client_secret_basic, client_secret_post, client_secret_basic_raw\)"),
     ])  # fmt: skip
@@ -3912,7 +3908,7 @@ class TestCommandLine:
         proxy = "http://me:proxy-word@127.0.0.1:1"
         status, out, _ = call("--check", OAUTH_TOKEN_URL="https://auth.example/", https_proxy=proxy)
         assert status == 1
-        assert re.search("(?m)^NO .*the proxy .*127.0.0.1:1 gave no answer", out)
+        assert re.search("(?m)^NO .*no usable answer from the proxy .*127.0.0.1:1", out)
         assert "proxy-word" not in out
 
     def test_check_tries_each_method_and_the_api(self, call, auth, api):
@@ -3925,13 +3921,13 @@ class TestCommandLine:
         assert "      the server accepts client_secret_post" in out
         assert f"GET {api.url}/me answered 500" in out
 
-    @parametrize("year, word", [(2001, "ahead of"), (2099, "behind")])
-    def test_check_tells_of_a_clock_that_is_wrong_and_goes_on(self, year, word, call):
-        with Server(page("405 No", b"", f"Date: Thu, 01 Jan {year} 00:00:00 GMT"), grant()) as auth:
+    @parametrize("year, sign", [(2001, "+"), (2099, "-")])
+    def test_check_ends_with_a_clock_that_is_wrong(self, year, sign, call):
+        with Server(page("405 No", b"", f"Date: Thu, 01 Jan {year} 00:00:00 GMT")) as auth:
             status, out, _ = call("--check", "--token-url", auth.url)
         assert status == 1
-        assert self.steps(out).endswith("NO clock, ok token")
-        assert f"s {word} the server" in out
+        assert self.steps(out).endswith("NO clock")
+        assert re.search(rf": this machine's is \{sign}\d+ s from the server's; set it right\n$", out.replace("\r\n", "\n"))
 
     def test_check_with_an_issuer_and_tls(self, authorities, tls):
         with Issuer(tls=tls) as server:
@@ -3969,13 +3965,6 @@ class TestVendoring:
             """)
         assert out == ["200"]
         assert os.listdir(tmp_path) == ["oauth_session.py"]
-
-    def test_all_names_what_is_public(self):
-        names = vars(oauth_session)
-        own = [name for name, value in names.items() if getattr(value, "__module__", "") == "oauth_session"]
-        public = {name for name in own if not name.startswith("_")}
-        assert public - set(oauth_session.__all__) == {"main"}
-        assert set(oauth_session.__all__) - set(names) == set()
 
     def test_import_brings_in_nothing_that_a_cold_start_would_pay_for(self, tmp_path):
         out = self.alone(tmp_path, """if True:

@@ -270,7 +270,7 @@ def in_threads(fetches: list, url: str, more: object, pause: float = 0.0) -> lis
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()  # the parent has a time-out
+        thread.join()  # the parent has a timeout
     return found
 
 

@@ -15,24 +15,24 @@ import re
 import sys
 from pathlib import Path
 
-# The design wants 11,200 nodes, 520 branches and 6.4 nodes per statement. Nodes and branches are what
-# the file has reached, and may only fall; so may the budgets of the rooms.
-NODES, BRANCHES, DENSITY = 12_862, 606, 5.8
+# The limits of the design; it allows 6.4 nodes per statement. The budgets of the rooms are what they have reached, and
+# may only fall.
+NODES, BRANCHES, DENSITY = 11_200, 520, 5.8
 FUNCTION = 50  # lines of the longest function, docstring included
 COLUMNS = 100
 BUDGETS = {  # nodes by room, from the top of the file to its end
-    "Head": 170,
-    "Errors": 520,
-    "URLs": 565,
-    "Connections": 2_465,
-    "Token": 490,
-    "ClientCredentials": 2_025,
-    "Caches": 845,
-    "TokenSource": 1_225,
-    "OAuthHandler": 1_175,
-    "OAuthSession": 1_810,
-    "DemoServer": 600,
-    "Command line": 1_055,
+    "Head": 125,
+    "Errors": 505,
+    "URLs": 515,
+    "Connections": 2_185,
+    "Token": 420,
+    "ClientCredentials": 1_830,
+    "Caches": 775,
+    "TokenSource": 970,
+    "OAuthHandler": 1_090,
+    "OAuthSession": 1_540,
+    "DemoServer": 510,
+    "Command line": 850,
 }
 
 FILE = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).resolve().parents[1] / "oauth_session.py")

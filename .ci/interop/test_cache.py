@@ -72,21 +72,20 @@ class Auth(DemoServer):
 
     def __enter__(self):
         self.come, self.go = threading.Event(), threading.Event()
-        self.tell = self.wait
         return super().__enter__()
 
     def __exit__(self, *_):
         self.go.set()
         super().__exit__()
 
-    def wait(self, line):
+    def _issue(self, request, credentials):
         """Take the time, once the answer is decided and before it is sent."""
-        if "/oauth/token" not in line:
-            return
+        answer = super()._issue(request, credentials)
         if self.token_requests == self.held:
             self.come.set()
             self.go.wait(LIMIT)
         time.sleep(self.delay)
+        return answer
 
 
 @pytest.fixture
@@ -422,7 +421,7 @@ def test_20_short_runs_in_the_last_five_minutes_of_a_token_make_at_most_one_requ
 # Valkey's client has the lock of the Redis client: one of the two says enough.
 @pytest.mark.parametrize("kind", [kind for kind in WITH_LOCK if kind != "valkey"])
 def test_holder_of_the_lock_that_is_killed_fails_nobody(processes, auth, kind):
-    # The system frees the lock of a file. Elsewhere each waits for it, for half of its time-out: not long here, and long
+    # The system frees the lock of a file. Elsewhere each waits for it, for half of its timeout: not long here, and long
     # enough to leave a slow machine as much for the request.
     group = processes(kind, **({} if kind == "path" else {"timeout": 14.0}))
     auth.held = 1

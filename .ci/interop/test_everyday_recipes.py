@@ -28,7 +28,7 @@ from peers import README, WAIT_LIMIT, readme_blocks
 
 from oauth_session import DemoServer
 
-RETRY = "Retrying 429, 5xx and time-outs"
+RETRY = "Retrying 429, 5xx and timeouts"
 PAGINATION = "Pagination"
 UPLOAD = "Uploading a multipart form"
 DOWNLOAD = "Downloading to disk, with progress, and resuming"
@@ -150,7 +150,7 @@ def failing(*statuses):
         pytest.param([503, 429, 200], "get('/x')", 200, ["GET"] * 3, id="503, then 429"),
         pytest.param([500, 200], "put('/x', b'body')", 200, ["PUT"] * 2, id="a PUT"),
         pytest.param([503], "get('/x')", 503, ["GET"] * 4, id="the last answer is returned"),
-        pytest.param([None, 200], "get('/x', timeout=0.5)", 200, ["GET"] * 2, id="a time-out"),
+        pytest.param([None, 200], "get('/x', timeout=0.5)", 200, ["GET"] * 2, id="a timeout"),
         pytest.param([404], "get('/x')", 404, ["GET"], id="404 is final"),
         pytest.param([503], "post('/x', b'body')", 503, ["POST"], id="a POST is sent once"),
         pytest.param([503], "put('/x', iter([b'body']))", 503, ["PUT"], id="a stream is sent once"),

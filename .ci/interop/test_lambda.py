@@ -94,9 +94,12 @@ class RuntimeHandler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     """Authorisation server and API, whose requests are in `server.lines`, and which close idle connections."""
-    monkeypatch.setattr(http.server.BaseHTTPRequestHandler, "timeout", KEEP_ALIVE)
+    handler = http.server.BaseHTTPRequestHandler
+    monkeypatch.setattr(handler, "timeout", KEEP_ALIVE)
+    monkeypatch.setattr(handler, "protocol_version", "HTTP/1.1")
     with DemoServer() as server:
         server.lines = []
+        monkeypatch.setattr(handler, "log_request", lambda one, code: server.tell(f"{one.path} {code}"))
         server.tell = server.lines.append
         yield server
 

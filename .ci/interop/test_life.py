@@ -10,6 +10,7 @@ seen by its answer, which a server keeps back until calls have ended meanwhile: 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -717,3 +718,52 @@ def test_nobody_of_8_threads_waits_in_5_renewals_of_which_each_lasts_until_all_h
     assert outcomes(calls) == {200}
     assert (len(issuer.requests), api.refused) == (6, [])
     return 6, slowest(calls), f"{len(calls)} calls"
+
+
+# --- what may happen between two lines --------------------------------------------------------------------------------
+
+
+def test_an_interrupt_before_the_thread_of_a_fetch_starts_leaves_nobody_waiting(monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    source = TokenSource(lambda: oauth_session.Token("token"))
+    with monkeypatch.context() as patched:
+        patched.setattr("contextvars.copy_context", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            source.token()
+    assert source.token(timeout=1).access_token == "token"
+
+
+def test_what_a_tls_record_holds_behind_an_answer_is_not_the_next_answer(certificate):
+    """The reader has room for the answer only, so that the rest of the record waits inside TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    chunk = 100 + 16277
+    behind = page(200, b"S" * 40)
+    record = b"A" * 16277 + b"\r\n0\r\n\r\n" + behind[:100].ljust(100, b"S")
+    connections = []
+
+    def serve(sock):
+        with contextlib.suppress(OSError), context.wrap_socket(sock, server_side=True) as stream:
+            connections.append(stream)
+            while b"/first" in stream.recv(65536):
+                stream.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % chunk)
+                stream.sendall(b"A" * 100)
+                stream.sendall(record)
+            stream.sendall(page(200, b"true"))
+
+    source = TokenSource(lambda: oauth_session.Token("token"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def listen():
+            for _ in range(2):
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=listen, daemon=True).start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        trusted = ssl.create_default_context(cafile=certificate[0])
+        with OAuthSession(source=source, context=trusted, timeout=LIMIT) as session:
+            assert session.get(url + "/first").content == b"A" * chunk
+            assert session.get(url + "/second").content == b"true"
+    assert len(connections) == 2

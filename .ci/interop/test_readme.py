@@ -15,11 +15,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import urllib.parse
 
 import pytest
 from peers import HERE, README, readme_blocks
 
 from oauth_session import DemoServer, OAuthSession
+from test_oauth_session import Server, form_of, grant, page
 
 LIMIT = 60  # seconds
 
@@ -129,3 +131,26 @@ def test_block_runs_in_an_empty_folder(block, tmp_path):
     shown = " ".join(re.findall(r"(?m)^ *print\(.*\) +# (.+)$", code + behind)) or printed
     assert shown is None or done.stdout.split() == shown.split()
     assert os.listdir(folder) == ["oauth_session.py"]
+
+
+PROVIDERS = {  # of the table in the README, and the form that each gets
+    "Auth0": "audience=https://api.example.com&grant_type=client_credentials", "Okta": "grant_type=client_credentials&scope=my.scope",
+    "Microsoft Entra": "grant_type=client_credentials&scope=https://graph.microsoft.com/.default",
+    "Amazon Cognito": "grant_type=client_credentials&scope=my-api/read", "Zoom": "account_id=ACCOUNT&grant_type=account_credentials",
+    "Twitch": "client_id=ID&client_secret=SECRET&grant_type=client_credentials", "Keycloak": "grant_type=client_credentials",
+    "Salesforce": "grant_type=client_credentials", "Spotify": "grant_type=client_credentials", "PayPal": "grant_type=client_credentials",
+}  # fmt: skip
+
+
+def test_each_provider_of_the_table_gets_what_it_wants():
+    rows = re.findall(r"(?m)^\| ([\w ]+) \| `(OAuthSession\(.*)` \|$", README.read_text("utf-8"))
+    assert {name for name, _ in rows} == set(PROVIDERS)
+    for name, code in rows:
+        with Server(grant(), page()) as server:
+            code = re.sub(r'((?:None|"), ")https://[^/]+', r"\1" + server.url, code)
+            with eval(code, {"OAuthSession": OAuthSession, "ID": "ID", "SECRET": "SECRET"}) as session:
+                session.get(server.url)
+        form = "&".join(form_of(server))
+        assert urllib.parse.unquote(form) == PROVIDERS[name]
+        assert bool(server.header("authorization")[0]) == (name != "Twitch")
+        assert bool(server.header("client-id")[1]) == (name == "Twitch")

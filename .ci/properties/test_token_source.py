@@ -92,13 +92,14 @@ class Life(RuleBasedStateMachine):
         oauth_session.time = self.clock
         self.under_way, self.callers, self.tokens, self.begun, self.wrong = [], [], {}, 0, []
         self.forget()
-        self.epoch = 0
+        self.epoch, self.is_over = 0, False
         self.source = TokenSource(self.fetch, cache=self.cache, cache_key="k" if self.cache else None)
 
     def forget(self):
         self.kept, self.forced_at, self.failed, self.asked = "", LONG_AGO, LONG_AGO, (LONG_AGO, 0.0)
 
     def teardown(self):
+        self.is_over = True  # those who wait may start another fetch
         for fetch in self.under_way:
             fetch.result = OAuthServerError("the end")
             fetch.go.set()
@@ -131,6 +132,8 @@ class Life(RuleBasedStateMachine):
         return [one for one in self.under_way if one.epoch == self.epoch and self.since(one.began) < DEADLINE]
 
     def fetch(self):
+        if self.is_over:
+            raise OAuthServerError("the end")
         mine = Fetch(self)
         self.wrong += ["two fetches at once"] if self.alive() else []
         self.wrong += ["no pause"] if self.since(self.asked[0]) < self.asked[1] else []
