@@ -468,8 +468,7 @@ def _encode_form(name: str, pairs: Any) -> str:
 def _decode(body: bytes, headers: Any) -> str:
     """Return a body as text in the charset of its Content-Type, and replace what is not in it."""
     found = re.search(_CHARSET, headers.get("Content-Type", ""))
-    charset = found[1] if found else "utf-8"
-    return body.decode(charset, "replace").lstrip("\ufeff")
+    return body.decode(found[1] if found else "utf-8", "replace").lstrip("\ufeff")
 
 
 # ---- Connections: kept-alive HTTP/1.1 (RFC 9112), as handlers for an OpenerDirector --------------
@@ -1545,8 +1544,10 @@ class ClientCredentials:
                 text += f"; {_CHECK_URL}"
             raise OAuthTransportError(text) from error
         try:
-            mapping = {**json.loads(_decode(body, answer.headers))}
-        except (TypeError, ValueError, RecursionError):  # it is no object, or no JSON
+            mapping = json.loads(_decode(body, answer.headers))
+        except (ValueError, RecursionError):
+            mapping = None
+        if not isinstance(mapping, dict):
             mapping = {}
         return _Reply(answer.status, answer.headers, len(body), mapping)
 
@@ -3281,8 +3282,10 @@ def _describe(token: Any) -> str:
         audience = json.loads(base64.urlsafe_b64decode(payload + "=="))["aud"]
     except Exception:
         audience = "not readable"
-    text = f"expires_in {token.raw.get('expires_in')}, scope {token.scope}, aud {audience}"
-    return _clean(text, [token.access_token])
+    return _clean(
+        f"expires_in {token.raw.get('expires_in')}, scope {token.scope}, aud {audience}",
+        [token.access_token],
+    )
 
 
 def _print_answer(session: OAuthSession, options: Any) -> None:

@@ -3020,6 +3020,12 @@ class TestOAuthHandler:
         api.will(300, {"Location": "/x"})
         assert [session.get("/").status for _ in range(2)] == [302, 300]
 
+    def test_a_refused_redirect_shows_neither_query_nor_fragment(self, session, api):
+        api.will(302, {"Location": "ftp://x/y?hunter-1#hunter-2"})
+        error = raised_by(session.get, "/x")
+        assert "ftp://x/y" in str(error)
+        assert "hunter" not in str(error)
+
     def test_a_handler_that_changes_the_url_takes_the_token_nowhere_else(self, auth, api, other):
         class Rewrite(urllib.request.BaseHandler):
             def http_request(self, request):
@@ -3791,6 +3797,11 @@ class TestCommandLine:
         assert re.search(marks, out, re.DOTALL)
         assert DemoServer.client_secret not in out
         assert not re.search("[0-9a-f]{32}", out)
+
+    def test_a_secret_as_an_option_is_not_taken_for_a_file_and_shown(self, call):
+        status, _, err = call("--token", "--client-secret", "/hunter-1")
+        assert status == 2
+        assert "hunter" not in err
 
     def test_the_flags_of_curl_do_what_curl_does(self, call, api, tmp_path):
         path = tmp_path / "body"
