@@ -3167,10 +3167,10 @@ def _demo() -> None:
 
         def call(title: str) -> None:
             print(title)
-            try:
-                print("      session.get('/me') ->", session.get("/me").status)
+            try:  # logged, as a line printed in parts could mix with the server's
+                _log("info", "session.get('/me') -> %s", session.get("/me").status)
             except OAuthResponseError as error:
-                print(f"      {error!r}")
+                _log("info", "%r", error)
 
         print("A DemoServer logs what it answers. Secrets and tokens are not shown.")
         call("1. The first call fetches a token.")

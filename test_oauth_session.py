@@ -3793,7 +3793,7 @@ class TestCommandLine:
         assert status == 0
         assert err == ""
         marks = r"1\. .*-> 200.*2\. .*-> 200.*3\. .*-> 200.*4\. .*GET /me HTTP/1.1. 401.*-> 200"
-        marks += r".*5\. .*token HTTP/1.1. 401.*OAuthInvalidClient.*4 token req"
+        marks += r".*5\. .*token HTTP/1.1. 401.*OAuthInvalidClient.*Done: \d+ token req"
         assert re.search(marks, out, re.DOTALL)
         assert DemoServer.client_secret not in out
         assert not re.search("[0-9a-f]{32}", out)
