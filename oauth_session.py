@@ -52,30 +52,39 @@ RFC 6749 (OAuth 2.0), 6750 (bearer tokens), 7523 (assertions), 8414
 
 from __future__ import annotations  # oauth_session.py needs Python 3.8 or newer
 
-import base64
-import contextlib
-import copy
-import email.utils
-import functools
-import http.client
-import io
 import json
 import os
 import random
 import re
-import select
 import socket
 import ssl
 import stat
 import sys
 import threading
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-import weakref
 import zlib
+from base64 import b64decode, b64encode, urlsafe_b64decode, urlsafe_b64encode
 from collections import defaultdict, deque, namedtuple
+from contextlib import suppress
+from copy import copy, deepcopy
+from email.utils import parsedate_to_datetime
+from functools import lru_cache, partial
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, responses
+from io import SEEK_END, BufferedReader, BytesIO, FileIO, RawIOBase
+from urllib.error import HTTPError, URLError
+from urllib.parse import parse_qsl, quote, quote_plus, unquote_plus, urlencode, urljoin
+from urllib.request import (
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+    build_opener,
+    install_opener,
+    proxy_bypass,
+)
+from weakref import WeakSet, finalize
 
 TYPE_CHECKING = False  # not that of `typing`, whose import slows a cold start
 if TYPE_CHECKING:
@@ -96,7 +105,7 @@ __all__ = [
 # ---- Errors: their classes, how secrets are masked, logging --------------------------------------
 
 
-class OAuthError(urllib.error.URLError):
+class OAuthError(URLError):
     """The base of all errors here.
 
     error: the code that the server gave, or None. status: the HTTP status
@@ -131,8 +140,8 @@ class OAuthResponseError(OAuthError):
 
     error_description: str | None = None
     error_uri: str | None = None
-    headers: http.client.HTTPMessage | None = None
-    _advice = "see the server's documentation"
+    headers: HTTPMessage | None = None
+    _advice = "is token_url right? If so, see the server's documentation"
 
 
 class OAuthInvalidRequest(OAuthResponseError):
@@ -201,7 +210,7 @@ class OAuthMalformedResponse(OAuthResponseError):
     _advice = "is token_url right?"
 
 
-class _HTTPError(urllib.error.HTTPError):
+class _HTTPError(HTTPError):
     """A response with an error status. Its body is in memory, so it can be pickled and copied."""
 
     status: Any = 401  # this and headers shadow properties
@@ -214,26 +223,26 @@ class _HTTPError(urllib.error.HTTPError):
     def __init__(self, message: str = "", **fields: Any) -> None:
         for name, value in fields.items():
             setattr(self, name, value)
-        urllib.error.HTTPError.__init__(
+        HTTPError.__init__(
             self,
             self.url,
             self.status,
-            http.client.responses.get(self.status, ""),
+            responses.get(self.status, ""),
             self.headers,
-            io.BytesIO(self.body),  # without a body it would lack read() and the like
+            BytesIO(self.body),  # without a body it would lack read() and the like
         )
         self.args = (message,)
         self._fields = fields
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(type(self), **self._fields), self.args
+        return partial(type(self), **self._fields), self.args
 
 
 class _RedirectError(_HTTPError):
     """A redirect that was not followed."""
 
 
-class OAuthBearerError(_HTTPError, OAuthError, urllib.error.HTTPError):
+class OAuthBearerError(_HTTPError, OAuthError, HTTPError):
     """The API refused the token (RFC 6750 section 3.1). It is an
     HTTPError with its body, at most 1 MiB, in memory.
 
@@ -270,6 +279,9 @@ ERRORS_BY_CODE: dict[str, type[OAuthResponseError]] = {
 }
 
 
+_GO_ESCAPES = str.maketrans({"&": r"\u0026", "<": r"\u003c", ">": r"\u003e"})  # in JSON
+
+
 def _clean(text: object, secrets: Iterable[str] = (), limit: int = 500) -> str:
     """Return a server's text without secrets and control characters, cut at the limit.
 
@@ -282,13 +294,18 @@ def _clean(text: object, secrets: Iterable[str] = (), limit: int = 500) -> str:
     for secret in secrets:
         start = secret[:most]
         encoded = start.encode("utf-8", "replace")  # JSON can hold a lone surrogate
+        as_json = json.dumps(start, ensure_ascii=False)[1:-1]
+        as_html = html.escape(start)
         spellings |= {
             start,
-            urllib.parse.quote(encoded, ""),
-            urllib.parse.quote_plus(encoded),
+            quote(encoded, ""),
+            quote_plus(encoded),
+            b64encode(encoded).decode().rstrip("="),
             json.dumps(start)[1:-1],
-            html.escape(start),
-            base64.b64encode(encoded).decode().rstrip("="),
+            as_json,
+            as_json.translate(_GO_ESCAPES),
+            as_html,
+            as_html.replace("&quot;", "&#34;").replace("&#x27;", "&#39;"),  # as Go and Jinja do
         }
     ordered = sorted(spellings, key=len, reverse=True)
     whole = str(text)
@@ -301,9 +318,9 @@ def _clean(text: object, secrets: Iterable[str] = (), limit: int = 500) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in result[:limit])
 
 
-def _clean_headers(headers: Any, secrets: Iterable[str]) -> http.client.HTTPMessage:
+def _clean_headers(headers: Any, secrets: Iterable[str]) -> HTTPMessage:
     """Return the headers that an exception may show, and not too many."""
-    clean = http.client.HTTPMessage()
+    clean = HTTPMessage()
     for name, value in headers.items()[:100]:
         clean[_clean(name, secrets)] = _clean(value, secrets)
     return clean
@@ -314,6 +331,11 @@ def _contradiction(first: str, second: str) -> ValueError:
     return ValueError(
         f"{first} and {second} contradict each other: leave one out, or pass {first}=None"
     )
+
+
+def _refuse_pickling(thing: Any) -> NoReturn:
+    """Stand for the __reduce__ of what holds a secret, locks or sockets."""
+    raise TypeError("sessions, sources and credentials cannot be pickled: make them from settings")
 
 
 def _log(level: str, message: str, *values: object) -> None:
@@ -339,7 +361,7 @@ _URL_FORM = (
     r"((?ai:https?))://(?=[^/?#]{1,260}(?:[/?#]|$))"
     r"(\[[0-9A-Fa-f:.]+\]|(?:[\w\u0300-\u0fff-]{1,63}\.)*[\w\u0300-\u0fff-]{1,63}\.?)"
     r"(:[0-9]{0,5})?"
-    r"([/?][^#\0-\x1f\x7f]{0,16383})?(?:#[^\0-\x1f\x7f]*)?"
+    r"([/?][^#\0-\x1f\x7f]{0,65535})?(?:#[^\0-\x1f\x7f]*)?"
 )
 _PLAIN_LOOPBACK = (
     r"(?ai)http://(localhost|\[::1\]|127(\.(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])){3})(:\d*)?"
@@ -357,7 +379,7 @@ _TOKEN_FORM = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 section 5.6.2
 _VALUE_FORM = re.compile("[\t -~\x80-\xff]*")  # RFC 9110 section 5.5
 
 
-@functools.lru_cache  # each call looks at its URL several times
+@lru_cache(32)  # each call looks at its URL several times; a long one takes 1 MB
 def _split_url(url: str) -> _URL:
     """Encode a URL (RFC 3986) and split it where urllib does, without its fragment.
 
@@ -367,24 +389,26 @@ def _split_url(url: str) -> _URL:
     match = re.fullmatch(_URL_FORM, url)
     if not match:
         raise ValueError(
-            "it must be like https://host:port/path, at most 16 KiB, without user name, without "
+            "it must be like https://host:port/path, at most 64 KiB, without user name, without "
             "control characters, and without % or \\ in the host; write an international host "
             "as xn--..."
         )
     scheme, host, port, target = match.groups("")
     scheme = scheme.lower()
     if not host.isascii():
+        import unicodedata
+
         host = host.lower()
         encoded = host.encode("idna")
-        # IDNA 2003 replaces letters that IDNA 2008 keeps: the two lead to different hosts.
-        if encoded.decode("idna") != host:
+        # What one of IDNA 2003 and 2008 replaces and the other keeps leads to different hosts.
+        if not encoded.decode("idna") == host == unicodedata.normalize("NFKC", host.casefold()):
             raise ValueError("standards differ about its host: write the ASCII form, xn--...")
         host = encoded.decode()
     number = int(port[1:] or _PORTS[scheme])
     if not 0 < number < 65536:
         raise ValueError("its port must be a number from 1 to 65535")
     target = re.sub("%(?![0-9A-Fa-f]{2})", "%25", target)
-    target = urllib.parse.quote(target, _URI_CHARACTERS, errors="surrogateescape")
+    target = quote(target, _URI_CHARACTERS, errors="surrogateescape")
     authority = host + port
     place = f"{scheme}://{authority}"
     return _URL(
@@ -422,7 +446,7 @@ def _text(value: Any, name: str = "text", encoding: str = "utf-8") -> str:
     raise TypeError(f"{name} must be str or bytes, not {type(value).__name__}")
 
 
-@functools.lru_cache
+@lru_cache
 def _word(value: Any) -> str:
     """Return the name of a header as it is sent, X-Like-This; or a method, with one capital."""
     text = _text(value, "a method or the name of a header").title()
@@ -462,7 +486,7 @@ def _encode_form(name: str, pairs: Any) -> str:
                 one = str(getattr(one, "value", one))  # str() of an Enum member may be its name
             if one is not None:
                 fields.append((_text(key, name), _text(one, name)))
-    return urllib.parse.urlencode(fields, errors="surrogateescape")
+    return urlencode(fields, errors="surrogateescape")
 
 
 def _decode(body: bytes, headers: Any) -> str:
@@ -518,12 +542,12 @@ def _since(moment: tuple[float, float]) -> float:
 
 
 def _check_timeout(timeout: Any) -> float | None:
-    if timeout is None or 0 < timeout <= _LONGEST_LIFE:
-        return timeout  # type: ignore[no-any-return]
+    if timeout is None or (isinstance(timeout, (int, float)) and 0 < timeout <= _LONGEST_LIFE):
+        return timeout
     raise ValueError("timeout must be a positive number of seconds; None waits without limit")
 
 
-class _TransportError(urllib.error.URLError):
+class _TransportError(URLError):
     """A failure on the way. Its text names the server, if it is known."""
 
     is_lasting = False  # whether it is useless to try again
@@ -626,9 +650,9 @@ def _frame_body(body: Any, headers: dict[str, str]) -> Any:
     if isinstance(body, (bytes, bytearray, memoryview)):
         return bytes(body)
     # By its type: the fileno() of a GzipFile is that of the compressed file.
-    if isinstance(getattr(body, "raw", body), (io.FileIO, io.BytesIO)) and body.seekable():
+    if isinstance(getattr(body, "raw", body), (FileIO, BytesIO)) and body.seekable():
         start = body.tell()
-        length = body.seek(0, io.SEEK_END) - start
+        length = max(0, body.seek(0, SEEK_END) - start)
         body.seek(start)
     if length is not None:
         length = int(length)
@@ -639,7 +663,7 @@ def _frame_body(body: Any, headers: dict[str, str]) -> Any:
 def _pieces(body: Any, left: int | None) -> Iterator[bytes]:
     """Yield a body in pieces; ValueError if it is not as long as its Content-Length says."""
     if hasattr(body, "read"):
-        body = iter(functools.partial(body.read, _PIECE), b"")
+        body = iter(partial(body.read, _PIECE), b"")
     for piece in body:
         data = bytes(memoryview(piece))  # a TypeError for text
         if left is not None:
@@ -651,7 +675,7 @@ def _pieces(body: Any, left: int | None) -> Iterator[bytes]:
         raise ValueError("data is longer or shorter than its Content-Length says")
 
 
-class _Stream(io.RawIOBase):
+class _Stream(RawIOBase):
     """A connected socket, and the message that it carries; the socket of an HTTPConnection."""
 
     idle_since: tuple[float, float]
@@ -660,7 +684,7 @@ class _Stream(io.RawIOBase):
         self.sock = sock
         self.message = message  # while it is idle, the last one
         self.place = place
-        self.reader = io.BufferedReader(self, 16384)  # as large as a TLS record can be
+        self.reader = BufferedReader(self, 16384)  # as large as a TLS record can be
 
     def makefile(self, mode: str) -> Any:
         """Return what an HTTPResponse reads from."""
@@ -671,14 +695,9 @@ class _Stream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         message = self.message
+        keep = message.keep
+        message.keep = False  # unless all goes well: after a timeout or a signal, its place is lost
         try:
-            # Faster than to receive in vain, but select() takes no larger numbers everywhere.
-            if (
-                message.timeout == 0
-                and self.sock.fileno() < 1024
-                and not select.select([self.sock], [], [], 0)[0]
-            ):
-                return None
             self.sock.settimeout(message.time_left())
             count = self.sock.recv_into(buffer)
             if count == 0 and not message.ends_answer:
@@ -690,6 +709,7 @@ class _Stream(io.RawIOBase):
         except OSError as error:
             raise _TransportError(error, self.place) from error
         message.received = True
+        message.keep = keep
         return count
 
     def read_head(self) -> tuple[int, int, list[tuple[str, str]]]:
@@ -723,8 +743,6 @@ class _Stream(io.RawIOBase):
         """Return, without waiting, whether it is open and nothing unsolicited has arrived."""
         self.message.timeout = 0.0
         self.message.step_deadline = None
-        if hasattr(self.sock, "pending") and self.sock.pending():
-            return False  # TLS has decrypted more than the reader had room for
         try:
             return not self.reader.peek()
         except _TransportError:
@@ -750,7 +768,7 @@ def _read_fields(reader: Any) -> list[tuple[str, str]]:
     return fields
 
 
-class _HTTPResponse(http.client.HTTPResponse):
+class _HTTPResponse(HTTPResponse):
     """An HTTPResponse whose framing is read without any guess, and whose connection can be kept.
 
     Two private methods of http.client are overridden. Its own _get_chunk_left accepts any two bytes
@@ -776,9 +794,9 @@ class _HTTPResponse(http.client.HTTPResponse):
         self.code = self.status
         self.url = message.url.text
         # Not the server's own reason, which may echo a secret.
-        self.reason = self.msg = http.client.responses.get(self.status, "")  # type: ignore
+        self.reason = self.msg = responses.get(self.status, "")  # type: ignore
         # Not by http.client's parse_headers(), which takes more time than all the rest.
-        self.headers = http.client.HTTPMessage()
+        self.headers = HTTPMessage()
         joined: dict[str, str] = defaultdict(str)
         for name, value in fields:
             value = value.strip(" \t")
@@ -821,6 +839,7 @@ class _HTTPResponse(http.client.HTTPResponse):
             line = end + self.fp.readline(_HEAD_LIMIT)
             match = re.fullmatch(rb"\r\n([0-9a-fA-F]{1,16})[ \t]*(?:;[^\r\n\0]*)?\r\n", line)
             if not match:
+                message.keep = False
                 raise _ProtocolError("a chunk has no valid size, or does not end where it should")
             self.chunk_left = int(match[1], 16) or None
             if not self.chunk_left:
@@ -880,7 +899,7 @@ class _Pool:
             self._tls = context, False
         self._idle: deque[_Stream] = deque()  # the one used last is on the right
         # At exit, and before the garbage collector warns of open sockets.
-        weakref.finalize(self, _close_idle, self._idle)
+        finalize(self, _close_idle, self._idle)
 
     def close(self) -> None:
         _close_idle(self._idle)
@@ -966,7 +985,7 @@ def _open_stream(message: _Message) -> _Stream:
         timeout = message.time_left()
         if message.deadline:
             timeout /= 4  # connect() applies it to each address of the host: leave time for others
-        connection = http.client.HTTPConnection(
+        connection = HTTPConnection(
             peer.origin.host.strip("[]"), peer.origin.port, timeout
         )
         connection.connect()
@@ -1025,7 +1044,7 @@ def _converse(stream: _Stream, message: _Message) -> Any:
     Both go through methods of HTTPConnection, since tracing libraries replace these.
     """
     origin = message.url.origin
-    connection: Any = http.client.HTTPConnection(origin.host, origin.port)
+    connection: Any = HTTPConnection(origin.host, origin.port)
     connection.response_class = _HTTPResponse
     connection.default_port = _PORTS[origin.scheme]  # by which tracers tell what is https
     connection.sock = stream
@@ -1040,14 +1059,14 @@ def _converse(stream: _Stream, message: _Message) -> Any:
         raise
 
 
-class _ProxyHandler(urllib.request.ProxyHandler):
+class _ProxyHandler(ProxyHandler):
     """Bypasses proxies for plain HTTP to loopback, and refuses all but HTTP proxies."""
 
     def proxy_open(self, request: Any, proxy: str, kind: str) -> Any:
         """Put the proxy on the request."""
         if (
             _split_url(request.full_url).is_plain_loopback
-            or urllib.request.proxy_bypass(request.host)
+            or proxy_bypass(request.host)
         ):
             return None
         if not re.fullmatch("(http://)?[^/]+/?", proxy, re.IGNORECASE):
@@ -1056,7 +1075,7 @@ class _ProxyHandler(urllib.request.ProxyHandler):
         return super().proxy_open(request, proxy, kind)
 
 
-class _HTTPHandler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+class _HTTPHandler(HTTPHandler, HTTPSHandler):
     """A subclass of both, so that build_opener leaves out its own handlers."""
 
     def __init__(self, pool: _Pool) -> None:
@@ -1081,14 +1100,14 @@ def _read_all(answer: Any, limit: int = 67108864) -> bytes:
     import gzip
 
     try:
-        return _read_up_to(gzip.GzipFile(fileobj=io.BytesIO(body)), limit)
+        return _read_up_to(gzip.GzipFile(fileobj=BytesIO(body)), limit)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise _ProtocolError("the body is not the gzip that its Content-Encoding says") from None
 
 
 def _read_up_to(file: Any, limit: int) -> bytes:
     whole = bytearray()
-    for piece in iter(functools.partial(file.read, _PIECE), b""):
+    for piece in iter(partial(file.read, _PIECE), b""):
         whole += piece
         if len(whole) > limit:
             raise _ProtocolError(
@@ -1201,7 +1220,7 @@ class _KeptToken:
 
     def __init__(self, token: Token, requested: tuple[float, float], refresh_before: float) -> None:
         life = 3600.0  # seconds, if the server did not say
-        if token.expires_at:
+        if token.expires_at is not None:
             life = token.expires_at - requested[0]
         self.token = token
         self.requested = requested
@@ -1209,8 +1228,8 @@ class _KeptToken:
         self.expired_window = min(10.0, life / 10)
         self.due_window = min(refresh_before, life / 2)
         self.refresh_in = _seconds((token.raw or {}).get("refresh_in"))
-        if self.refresh_in:
-            self.due_window = life - self.refresh_in
+        if self.refresh_in:  # at a hundredth of a second, each call would cause a fetch
+            self.due_window = life - max(self.refresh_in, 0.1)
 
     def left(self) -> float:
         """Return the seconds until it ends, by the clock that leaves less."""
@@ -1279,6 +1298,7 @@ class ClientCredentials:
     wrong settings.
     """
 
+    __reduce__ = _refuse_pickling
     _endpoint_may_have_moved = True
     _discovered: tuple[float, float]  # when the metadata of the issuer were asked for last
 
@@ -1304,14 +1324,14 @@ class ClientCredentials:
         self.issuer = issuer
         self._set_secret(client_secret, client_assertion, auth_method)
         self._audience = assertion_audience or issuer or token_url
-        self.scope = " ".join(_texts("scope", scope)) or None
-        self._fields = {
+        self.scope = " ".join(_texts("scope" + _ORDER, scope)) or None
+        self._fields = deepcopy({  # a caller may change its lists
             "grant_type": "client_credentials",
             "scope": self.scope,
             "audience": _texts("audience", audience),
             "resource": _texts("resource", resource),
-        }
-        self._fields.update(token_params or {})
+            **(token_params or {}),
+        })  # fmt: skip
         self._token_headers = _check_headers(token_headers)
         # What a cache key is made of: clients that differ here share no token.
         self._identity = json.dumps([
@@ -1319,7 +1339,7 @@ class ClientCredentials:
             _encode_form("token_params", self._fields), self._token_headers,
         ])  # fmt: skip
         self.headers = headers
-        self.timeout = timeout
+        self.timeout = _check_timeout(timeout) or 30.0
         self._allow_http = allow_http
         self._endpoint: Any = token_url  # or what the metadata of the issuer say
         self._opener = _token_opener(handlers, pool or _Pool(context))
@@ -1341,9 +1361,6 @@ class ClientCredentials:
         self.auth_method = method
         # Or those that the issuer lists, or the one that was seen to work.
         self._methods = [method] if method else _DEFAULTS
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("credentials cannot be pickled: make them anew from their settings")
 
     @property
     def cache_key(self) -> str:
@@ -1404,21 +1421,26 @@ class ClientCredentials:
         issuer = _split_url(self.issuer)
         path = issuer.target.rstrip("/")
         problems = ""
+        kind: Any = None
         for url in (
             f"{issuer.place}/.well-known/oauth-authorization-server{path}",
             f"{issuer.place}{path}/.well-known/openid-configuration",
         ):
-            reply = self._send(urllib.request.Request(url), deadline)
+            reply = self._send(Request(url), deadline)
             try:
                 self._adopt(reply.mapping)
                 return
             except (TypeError, ValueError) as error:
                 problems += f"{url} answered {reply.status}: {error}; "
-        kind = _kind_of(reply.status, None)
+            if kind not in _TRANSIENT:  # else the first may have them at the next try
+                failed = reply
+                kind = _kind_of(reply.status, None)
         if kind not in _TRANSIENT:
             kind = OAuthMalformedResponse
         raise kind(
-            f"{problems}is issuer right? If it is, give token_url instead", status=reply.status
+            f"{problems}is issuer right? If it is, give token_url instead",
+            status=failed.status,
+            retry_after=_retry_after(failed.headers),
         )
 
     def _adopt(self, metadata: dict[str, Any]) -> None:
@@ -1428,13 +1450,12 @@ class ClientCredentials:
             raise ValueError(f"its issuer is {_clean(named)!r}")
         if self.auth_method == "tls_client_auth":  # RFC 8705 section 5
             metadata.update(metadata.get("mtls_endpoint_aliases", {}))
-        self._endpoint = _check_url(
-            "token_endpoint", metadata.get("token_endpoint"), self._allow_http
-        ).text
+        endpoint = _check_url("token_endpoint", metadata.get("token_endpoint"), self._allow_http)
         if not self.auth_method:
             listed = metadata.get("token_endpoint_auth_methods_supported") or ()
             usable = [method for method in (*_DEFAULTS, "client_secret_jwt") if method in listed]
             self._methods = usable or _DEFAULTS
+        self._endpoint = endpoint.text
 
     def _try_methods(self, secret: str, deadline: float) -> Token:
         """Ask for a token by one method after the other, until the client is not refused."""
@@ -1450,10 +1471,8 @@ class ClientCredentials:
             except _TRY_NEXT_METHOD as error:
                 first = first or error
             except OAuthResponseError as error:
-                if not first:
-                    raise
-                # A code that nobody knows does not say whether another method was understood.
-                if type(error) is not OAuthResponseError:
+                # Two kinds do not say whether the client was accepted.
+                if not first or type(error) not in (OAuthResponseError, OAuthMalformedResponse):
                     raise
             else:
                 if first:
@@ -1505,9 +1524,9 @@ class ClientCredentials:
             # Deviation: some servers do not decode.
             encode = _encode if method == "client_secret_basic" else str
             pair = f"{encode(self.client_id)}:{encode(secret)}"
-            headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+            headers["Authorization"] = "Basic " + b64encode(pair.encode()).decode()
         form = _encode_form("token_params", {**self._fields, **proof})
-        return urllib.request.Request(self._endpoint, form.encode(), headers)
+        return Request(self._endpoint, form.encode(), headers)
 
     def _sign(self, secret: str) -> str:
         """Return a JWT that proves who the client is (RFC 7523). Servers accept each one once."""
@@ -1523,8 +1542,8 @@ class ClientCredentials:
             "jti": os.urandom(16).hex(),
         }
         parts = [b'{"alg": "HS256", "typ": "JWT"}', json.dumps(claims).encode()]
-        message = b".".join(map(base64.urlsafe_b64encode, parts)).replace(b"=", b"")
-        signature = base64.urlsafe_b64encode(hmac.digest(secret.encode(), message, "sha256"))
+        message = b".".join(map(urlsafe_b64encode, parts)).replace(b"=", b"")
+        signature = urlsafe_b64encode(hmac.digest(secret.encode(), message, "sha256"))
         return (message + b"." + signature.rstrip(b"=")).decode()
 
     def _send(self, request: Any, deadline: float) -> _Reply:
@@ -1537,6 +1556,7 @@ class ClientCredentials:
             with self._opener.open(request, timeout=None) as answer:
                 body = _read_all(answer, _ANSWER_LIMIT)
         except _ProtocolError as error:
+            error.place = _split_url(request.full_url).place
             raise OAuthMalformedResponse(f"{error}; {_CHECK_URL}") from None
         except _TransportError as error:
             text = _clean(error)
@@ -1562,22 +1582,22 @@ def _own_handlers(handlers: Iterable[Any] | None) -> list[Any]:
     for handler in handlers or ():
         if isinstance(handler, type):
             handler = handler()
-        if isinstance(handler, urllib.request.HTTPSHandler):
+        if isinstance(handler, HTTPSHandler):
             raise ValueError("handlers cannot hold an HTTPSHandler: give context= instead")
-        if isinstance(handler, urllib.request.ProxyHandler):
+        if isinstance(handler, ProxyHandler):
             default = []
-        if type(handler) is urllib.request.ProxyHandler:
+        if type(handler) is ProxyHandler:
             handler = _ProxyHandler(handler.proxies)  # type: ignore[attr-defined]
-        own.append(copy.copy(handler))
+        own.append(copy(handler))
     return own + default
 
 
-def _token_opener(handlers: Iterable[Any], pool: _Pool) -> urllib.request.OpenerDirector:
+def _token_opener(handlers: Iterable[Any], pool: _Pool) -> OpenerDirector:
     """Return the opener for token requests: it follows no redirect and keeps no cookie."""
-    opener = urllib.request.OpenerDirector()
+    opener = OpenerDirector()
     opener.add_handler(_HTTPHandler(pool))
     for handler in _own_handlers(handlers):
-        if isinstance(handler, urllib.request.ProxyHandler):
+        if isinstance(handler, ProxyHandler):
             opener.add_handler(handler)
     return opener
 
@@ -1585,7 +1605,7 @@ def _token_opener(handlers: Iterable[Any], pool: _Pool) -> urllib.request.Opener
 def _credential(name: str, value: Any) -> str:
     """Return client_id, client_secret or client_assertion as text; errors do not show it."""
     text = _text(value or "", name + _ORDER)
-    if not (text and text.isprintable()):
+    if not text or re.search("[\0-\x1f\x7f\ud800-\udfff]", text):
         raise ValueError(f"{name} is missing, or has control characters such as a line end{_ORDER}")
     return text
 
@@ -1594,7 +1614,7 @@ def _texts(name: str, value: Any) -> list[str]:
     """Return a setting that is one text or several as a list."""
     if not value:
         return []
-    if isinstance(value, (str, bytes)):
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
         value = [value]
     if isinstance(value, (set, frozenset)):
         value = sorted(value)  # or the key of a shared cache would not be the same everywhere
@@ -1604,13 +1624,13 @@ def _texts(name: str, value: Any) -> list[str]:
 def _encode(text: str) -> str:
     """Encode for HTTP Basic (RFC 6749 section 2.3.1)."""
     # A space as %20, since servers read + differently.
-    return urllib.parse.quote(text, "")
+    return quote(text, "")
 
 
 def _private_texts(request: Any, secret: str) -> list[str]:
     """Return the texts to mask if a server echoes them: the secret, and what the caller or
     _build() put into headers and form, except public fields."""
-    fields = urllib.parse.parse_qsl(request.data.decode())
+    fields = parse_qsl(request.data.decode())
     values = [value for name, value in fields if name not in _PUBLIC_FIELDS]
     values += " ".join(request.headers.values()).split()  # a server may echo what follows "Basic",
     values += secret.split(".")  # or a part of a JWT
@@ -1680,12 +1700,12 @@ def _kind_of(status: int, code: Any) -> type[OAuthResponseError]:
 def _seconds_of_date(text: Any) -> float | None:
     """Return an HTTP date (RFC 9110 section 5.6.7) in seconds since the epoch, or None."""
     try:
-        return email.utils.parsedate_to_datetime(text).timestamp()
+        return parsedate_to_datetime(text).timestamp()
     except Exception:  # of many kinds, and not the same in each Python
         return None
 
 
-def _retry_after(headers: http.client.HTTPMessage) -> float | None:
+def _retry_after(headers: HTTPMessage) -> float | None:
     """Return the seconds of a Retry-After header, or None if it makes no sense or is past.
 
     (RFC 9110 section 10.2.3)
@@ -1699,7 +1719,7 @@ def _retry_after(headers: http.client.HTTPMessage) -> float | None:
 
 # ---- Caches: FileCache, and how any cache is asked without harm ----------------------------------
 
-_FORK_AWARE: weakref.WeakSet[Any] = weakref.WeakSet()  # what must know when it is in a forked child
+_FORK_AWARE: WeakSet[Any] = WeakSet()  # what must know when it is in a forked child
 
 
 def _after_fork() -> None:
@@ -1765,7 +1785,7 @@ class FileCache:
     def _path(self, key: str) -> str:
         os.makedirs(self.directory, 0o700, exist_ok=True)
         _check_private(self.directory, stat.S_ISDIR)
-        return os.path.join(self.directory, urllib.parse.quote(key, ""))
+        return os.path.join(self.directory, quote(key, ""))
 
 
 class _FileLock:
@@ -1779,7 +1799,7 @@ class _FileLock:
         )
         # The lock is free when nobody has the file open any more, so also when its holder dies. A
         # forked child must not keep it.
-        self.release = self._reset_after_fork = weakref.finalize(self, os.close, self._number)
+        self.release = self._reset_after_fork = finalize(self, os.close, self._number)
         _FORK_AWARE.add(self)
 
     def acquire(self, blocking: bool = False) -> bool:
@@ -1820,6 +1840,7 @@ class _SharedCache:
     """Wraps a cache so that its failures break no request: they are logged, and it is not used
     for a while. Without a cache, every attempt returns None."""
 
+    cache: Any = None
     can_lock = True
     has_warned = False
     ignore_before = 0.0  # wall clock; entries from before are not used
@@ -1831,7 +1852,6 @@ class _SharedCache:
 
         self.refresh_before = refresh_before
         if cache is None:
-            self.rests_until = float("inf")
             return
         self.cache = FileCache(cache) if isinstance(cache, (str, bytes, os.PathLike)) else cache
         if not hasattr(self.cache, "set"):
@@ -1852,7 +1872,7 @@ class _SharedCache:
         None if it raises, within 30 s of a failure, or while another attempt has been running for
         less than 60 s: nobody waits for a cache that hangs.
         """
-        if time.monotonic() < self.rests_until:
+        if self.cache is None or time.monotonic() < self.rests_until:
             return None
         self.rests_until = time.monotonic() + 60
         try:
@@ -1989,6 +2009,8 @@ class TokenSource:
     clear(), is not kept.
     """
 
+    __reduce__ = _refuse_pickling
+
     def __init__(
         self,
         fetch: Callable[[], Token],
@@ -2015,6 +2037,7 @@ class TokenSource:
         # An RLock, since the garbage collector may run a finalizer that uses the source in the
         # thread that holds it. It may have to wait, then, until its timeout.
         self._lock = threading.RLock()
+        self._cache.rests_until = 0.0
         self._forget_fetches()
 
     def _forget_fetches(self) -> None:
@@ -2023,9 +2046,6 @@ class TokenSource:
         self._pauses = iter(_PAUSES)  # those still to come, if failures go on
         # When the last fetch for a refused token began.
         self._replaced: tuple[float, float] = _LONG_AGO
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a TokenSource cannot be pickled: make it anew from its settings")
 
     def token(self, timeout: float | None = None) -> Token:
         """Return a token that has not expired, fetching one if necessary.
@@ -2118,14 +2138,14 @@ class TokenSource:
                     token = token or refused
             if starts:
                 self._start(new)
-        except BaseException:  # of a signal handler, such as Ctrl-C: nobody must wait for it
+            elif not token and fetch.thread == threading.get_ident():
+                raise OAuthError(
+                    "a secret callable, fetch callable or log handler must not use the session "
+                    "that it serves: its token is being fetched"
+                )
+        except BaseException:  # also of a signal handler, such as Ctrl-C: nobody must wait for it
             new.done.set()
             raise
-        if not starts and not token and fetch.thread == threading.get_ident():
-            raise OAuthError(
-                "a secret callable, fetch callable or log handler must not use the session "
-                "that it serves: its token is being fetched"
-            )
         return token, fetch
 
     def _start(self, fetch: _Fetch) -> None:
@@ -2187,8 +2207,8 @@ class TokenSource:
             if not found and self._kept is kept:
                 cache.attempt(cache.write, kept)
         finally:
-            if lock is not None:
-                with contextlib.suppress(Exception):  # it has a timeout, which may have passed
+            if lock:
+                with suppress(Exception):  # it has a timeout, which may have passed
                     lock.release()
 
     def _call_fetch(self, fetch: _Fetch) -> _KeptToken:
@@ -2198,7 +2218,7 @@ class TokenSource:
             self._replaced = fetch.started
         try:
             token = self._fetch()
-        except urllib.error.HTTPError as error:  # must not be taken for the API's answer
+        except HTTPError as error:  # must not be taken for the API's answer
             raise OAuthError(
                 f"fetching the token failed with HTTP status {error.code}"
             ) from error
@@ -2227,9 +2247,9 @@ class TokenSource:
 def _copy(error: Exception) -> Exception:
     """Return a copy for each waiter: a traceback grows whenever its error is raised."""
     duplicate: Exception = OAuthError(f"the token could not be obtained: {type(error).__name__}")
-    with contextlib.suppress(Exception):  # it may be one that cannot be copied
+    with suppress(Exception):  # it may be one that cannot be copied
         # The traceback says where in a fetch callable it came from.
-        duplicate = copy.copy(error).with_traceback(error.__traceback__)
+        duplicate = copy(error).with_traceback(error.__traceback__)
         duplicate.__cause__ = error.__cause__
     return duplicate
 
@@ -2274,7 +2294,7 @@ class _Call:
 
 def _copy_request(request: Any) -> Any:
     """Return a copy of a caller's Request, for other handlers to change."""
-    ours: Any = copy.copy(request)
+    ours: Any = copy(request)
     ours.headers = dict(request.headers)
     ours.unredirected_hdrs = dict(request.unredirected_hdrs)
     url = _split_url(request.full_url).text  # an international host would be taken for a proxy
@@ -2297,7 +2317,7 @@ def _check_origins(name: str, urls: Any, allow_http: bool) -> frozenset[_Origin]
 
 def _read_error_body(fp: Any) -> bytes:
     """Return the body of an answer, at most 1 MiB of it, and close it; b"" if that fails."""
-    with contextlib.suppress(OSError, http.client.HTTPException), fp:
+    with suppress(OSError, HTTPException), fp:
         return fp.read(_ANSWER_LIMIT)  # type: ignore[no-any-return]
     return b""
 
@@ -2308,13 +2328,9 @@ def _follow_redirect(request: Any, code: int, location: str) -> Any:
     call.redirects += 1
     if call.redirects > 10:  # as urllib; browsers follow 20
         raise ValueError("there were ten before it")
-    for token in call.senders:
-        # A shorter token may be a part of any URL.
-        if len(token) >= 16 and token in urllib.parse.unquote(location):
-            raise ValueError("it shows the token")
     # Bytes that are not ASCII are UTF-8, if they mean anything.
     target = _text(location.encode("iso-8859-1"))
-    url = _split_url(urllib.parse.urljoin(request.full_url, target))
+    url = _split_url(urljoin(request.full_url, target))
     method = request.get_method()
     body = request.data
     names = ""  # the pattern of the headers that go along: all
@@ -2333,7 +2349,7 @@ def _follow_redirect(request: Any, code: int, location: str) -> Any:
         raise ValueError("the body cannot be sent again")
     call.headers = {name: call.headers[name] for name in call.headers if re.match(names, name)}
     # Unverifiable for the cookie policy of http.cookiejar: the caller did not name the URL.
-    following: Any = urllib.request.Request(
+    following: Any = Request(
         url.text, body, call.headers, request.origin_req_host, True, method
     )
     following.call = call
@@ -2392,7 +2408,7 @@ def _refusal(request: Any, answer: Any, challenge: dict[str, str]) -> _HTTPError
     )
 
 
-class OAuthHandler(urllib.request.HTTPRedirectHandler):
+class OAuthHandler(HTTPRedirectHandler):
     """A handler for `urllib.request.build_opener` that authorises requests
     to some origins, and no others.
 
@@ -2466,7 +2482,7 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
         token."""
         if _split_url(request.full_url).is_plain_loopback:
             for handler in self.parent.handle_open["http"]:  # type: ignore[attr-defined]
-                if isinstance(handler, urllib.request.HTTPHandler):
+                if isinstance(handler, HTTPHandler):
                     return handler.http_open(request)
         return None
 
@@ -2493,10 +2509,15 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
         if isinstance(refusal, OAuthInvalidToken) and len(call.senders) == 1:
             renewed = self._source.reject(token, request.timeout)
             if renewed.access_token != token and call.rewind(request.data):
-                # As the caller made it, so that other handlers add theirs anew.
-                request.headers = {}
-                request.unredirected_hdrs = dict(call.headers)
-                return self.parent.open(request, timeout=request.timeout)
+                # As the caller made it, so that proxies and other handlers add theirs anew.
+                replay: Any = Request(
+                    request.full_url, request.data, {}, request.origin_req_host,
+                    request.unverifiable, request.get_method(),
+                )  # fmt: skip
+                replay.call = call
+                # No redirect of another handler may take along what was not to be redirected.
+                replay.unredirected_hdrs = dict(call.headers)
+                return self.parent.open(replay, timeout=request.timeout)
         raise refusal
 
     def http_error_302(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
@@ -2509,8 +2530,8 @@ class OAuthHandler(urllib.request.HTTPRedirectHandler):
         redirect that would take a body there is not followed.
         """
         location = headers.get("Location")
-        handlers = self.parent.handle_error["http"][302]  # type: ignore[attr-defined]
-        if not location or not all(isinstance(one, OAuthHandler) for one in handlers):
+        last = self.parent.handle_error["http"][302][-1]  # type: ignore[attr-defined]
+        if not location or not isinstance(last, OAuthHandler):
             return None
         try:
             following = _follow_redirect(request, code, location)
@@ -2566,7 +2587,7 @@ def _refuse(unknown: Iterable[str]) -> None:
         )
 
 
-def _http_error(request: urllib.request.Request, answer: Any, body: bytes) -> _HTTPError:
+def _http_error(request: Request, answer: Any, body: bytes) -> _HTTPError:
     """Return the HTTPError of an answer, by the URL of the caller's Request.
 
     A redirect may have put the token into another URL.
@@ -2585,15 +2606,17 @@ class Response:
     """What an API answered, read to its end. The verbs of OAuthSession
     return it at any HTTP status; it is true below 400.
 
-    status, reason, url (after redirects), headers (their names in any
-    case), content (bytes, gzip undone).
+    status (status_code, as requests names it, is the same), ok (whether it
+    is below 400), reason, url (after redirects), headers (their names in
+    any case), content (bytes, gzip undone).
     """
 
-    def __init__(self, answer: Any, request: urllib.request.Request) -> None:
-        self.status: int = answer.code
+    def __init__(self, answer: Any, request: Request) -> None:
+        self.status = self.status_code = answer.code
+        self.ok: bool = self.status < 400
         self.reason: str = answer.msg
         self.url: str = answer.url
-        self.headers: http.client.HTTPMessage = answer.headers
+        self.headers: HTTPMessage = answer.headers
         self.content = _read_all(answer)
         if isinstance(answer, OAuthBearerError):
             self._error: Any = answer
@@ -2605,16 +2628,6 @@ class Response:
 
     def __bool__(self) -> bool:
         return self.ok
-
-    @property
-    def status_code(self) -> int:
-        """The status, by the name that requests gives it."""
-        return self.status
-
-    @property
-    def ok(self) -> bool:
-        """Whether the status is below 400."""
-        return self.status < 400
 
     @property
     def text(self) -> str:
@@ -2642,7 +2655,7 @@ class Response:
         have the response as their `response`."""
         if self.ok:
             return self
-        error = copy.copy(self._error)  # whose body can be read
+        error = copy(self._error)  # whose body can be read
         error.response = self
         raise error
 
@@ -2694,7 +2707,8 @@ class OAuthSession:
     base_url = headers = context = handlers = origins = source = _UNSET
     timeout: Any = 30.0
     allow_http: Any = False
-    opener: urllib.request.OpenerDirector = _UNSET
+    opener: OpenerDirector = _UNSET
+    __reduce__ = _refuse_pickling
     _credentials: ClientCredentials | None = None  # none with source=
     _origins: frozenset[_Origin] | None = None  # any that the caller names
 
@@ -2729,6 +2743,8 @@ class OAuthSession:
                 given[name] = value
         self.handlers = _own_handlers(self.handlers)
         self._pool = _Pool(self.context)
+        if re.search("[?#]", _text(self.base_url or "", "base_url")):
+            raise ValueError("base_url must be without ? and #, since paths are appended to it")
         if (self.base_url, self.origins) != (None, None):
             urls = _texts("base_url", self.base_url) + _texts("origins", self.origins)
             self._origins = _check_origins("base_url or origins", urls, self.allow_http)
@@ -2738,7 +2754,7 @@ class OAuthSession:
             for name in given:
                 raise _contradiction(name, "source")
         # The user's handlers come first, since the first that answers wins.
-        self.opener = urllib.request.build_opener(
+        self.opener = build_opener(
             *self.handlers, _HTTPHandler(self._pool), _SessionHandler(self)
         )
         self.opener.addheaders = [("User-agent", _USER_AGENT)]
@@ -2787,7 +2803,7 @@ class OAuthSession:
             if setting in found:
                 raise ValueError(f"unset {variable} or {prefix}{setting.upper()}: both are set")
             if name in _FILES:
-                value = functools.partial(_read_secret, variable, value)
+                value = partial(_read_secret, variable, value)
             elif name == "resource":
                 value = value.split()
             found[setting] = value
@@ -2798,12 +2814,13 @@ class OAuthSession:
 
     def __setattr__(self, name: str, value: Any) -> None:
         # A subclass may have attributes of its own.
+        is_method = callable(getattr(OAuthSession, name, None))  # which a test may replace
         is_ours = type(self) is OAuthSession or hasattr(OAuthSession, name) or name in _INSTEAD
         if name == "headers":
             value = _check_headers(value)  # a copy: the class may share its own
         elif name == "timeout":
             value = _check_timeout(value)
-        elif self.opener and is_ours and not name.startswith("_"):
+        elif self.opener and is_ours and not name.startswith("_") and not is_method:
             advice = "a session keeps its token_url and so on; only headers and timeout can change"
             raise AttributeError(f"{name} cannot be set: {_INSTEAD.get(name, advice)}")
         super().__setattr__(name, value)
@@ -2811,9 +2828,6 @@ class OAuthSession:
             self._credentials.headers = self.headers
             # A fetch without limit could hang for ever.
             self._credentials.timeout = self.timeout or 30.0
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a session cannot be pickled: make it anew from its settings")
 
     def __enter__(self) -> OAuthSession:
         return self
@@ -2893,7 +2907,7 @@ class OAuthSession:
         fields = _check_headers({"Content-Type": content_type}, self.headers, headers)
         if "Range" not in fields:
             fields.setdefault("Accept-Encoding", "gzip")
-        request: Any = urllib.request.Request(
+        request: Any = Request(
             target.text, body, fields, target.origin.host, method=_word(method).upper()
         )
         request.call = _Call(request)  # so that OAuthHandler need not copy it
@@ -2902,19 +2916,19 @@ class OAuthSession:
                 return Response(answer, request)
         except _RedirectError:
             raise
-        except urllib.error.HTTPError as error:  # any other is an answer, too
+        except HTTPError as error:  # any other is an answer, too
             # Not kept in a variable: its traceback would keep connections from being closed.
             with error:
                 return Response(error, request)
 
     def open(
         self,
-        request: str | urllib.request.Request,
+        request: str | Request,
         data: Any = None,
         timeout: float | None = _DEFAULT_TIMEOUT,
         *,
         headers: Mapping[str, Any] | None = None,
-    ) -> http.client.HTTPResponse:
+    ) -> HTTPResponse:
         """Open a URL or Request with the token, as urllib.request.urlopen
         does, and return the answer to be read and closed.
 
@@ -2922,8 +2936,8 @@ class OAuthSession:
         headers: as for request(). Never reads ahead. Raises HTTPError
         unless the status is 2xx, and what request() raises.
         """
-        if not isinstance(request, urllib.request.Request):
-            request = urllib.request.Request(self._locate(request).text)
+        if not isinstance(request, Request):
+            request = Request(self._locate(request).text)
         self._locate(request.full_url)  # a ValueError outside the origins
         ours = _copy_request(request)
         if data is not None:
@@ -2934,7 +2948,7 @@ class OAuthSession:
             return self.opener.open(ours, timeout=timeout)  # type: ignore[no-any-return]
         except _HTTPError:
             raise
-        except urllib.error.HTTPError as error:  # of urllib, which cannot be pickled
+        except HTTPError as error:  # of urllib, which cannot be pickled
             failure = _http_error(ours, error, _read_error_body(error))
         raise failure  # not above, where its context would be the other one
 
@@ -2952,7 +2966,7 @@ class OAuthSession:
             raise ValueError(
                 "base_url or origins is needed for install(): other requests must not get the token"
             )
-        urllib.request.install_opener(self.opener)
+        install_opener(self.opener)
 
     def _locate(self, url: Any, params: Any = None) -> _URL:
         if params:
@@ -2975,7 +2989,7 @@ class _SessionHandler(OAuthHandler):
         return self._session.timeout
 
 
-@functools.lru_cache  # a session calls the same URLs again and again
+@lru_cache  # a session calls the same URLs again and again
 def _complete_url(
     url: Any, base_url: Any, allow_http: bool, origins: frozenset[_Origin] | None
 ) -> _URL:
@@ -3125,9 +3139,9 @@ class DemoServer:
             self.token_requests += 1
         if self._failing:
             return self._failing, {}, {}
-        form = dict(urllib.parse.parse_qsl(request.body))
+        form = dict(parse_qsl(request.body))
         posted = [form.get("client_id"), form.get("client_secret")]
-        basic = urllib.parse.unquote_plus(base64.b64decode(credentials).decode()).split(":", 1)
+        basic = unquote_plus(b64decode(credentials).decode()).split(":", 1)
         if [self.client_id, self.client_secret] not in (posted, basic):
             return 401, {"error": "invalid_client"}, {"WWW-Authenticate": "Basic"}
         token = os.urandom(16).hex()
@@ -3279,7 +3293,7 @@ def _describe(token: Any) -> str:
     """Return what a token is good for."""
     try:  # a wrong audience is the most frequent reason for a 401 of the API
         payload = token.access_token.split(".")[1]
-        audience = json.loads(base64.urlsafe_b64decode(payload + "=="))["aud"]
+        audience = json.loads(urlsafe_b64decode(payload + "=="))["aud"]
     except Exception:
         audience = "not readable"
     return _clean(
@@ -3347,9 +3361,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except (OSError, ValueError) as error:
         print(f"oauth_session: {error}", file=sys.stderr)
-        if isinstance(error, urllib.error.HTTPError):
+        if isinstance(error, HTTPError):
             return 22
-        return 1 if isinstance(error, urllib.error.URLError) else 2
+        return 1 if isinstance(error, URLError) else 2
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import io
 import itertools
 import json
 import logging
-import multiprocessing
 import os
 import pathlib
 import pickle
@@ -72,13 +71,9 @@ from oauth_session import (
     TokenSource,
 )
 
-needs_cpython = pytest.mark.skipif(
-    sys.implementation.name == "pypy", reason="PyPy runs no __del__ at the end, and its executor cannot spawn"
-)
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no os.fork")
 needs_modes = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no owners and modes")
 
-SPAWN = multiprocessing.get_context("spawn")
 PATIENCE = 30.0  # seconds; a wait that takes longer fails its test
 CLIENT, SECRET = "my:client/1", "s3cret%20 +&=:€/\"'~"  # with characters that must be encoded
 TOKEN, TOKEN_1, TOKEN_2 = "T0KEN", "T0KEN-1", "T0KEN-2"
@@ -87,7 +82,12 @@ QUOTED = "my%3Aclient%2F1:s3cret%2520%20%2B%26%3D%3A%E2%82%AC%2F%22%27~"
 BASIC = base64.b64encode(QUOTED.encode()).decode()
 BASIC_RAW = base64.b64encode(f"{CLIENT}:{SECRET}".encode()).decode()
 FORM_ID, FORM_SECRET = "client_id=my%3Aclient%2F1", "client_secret=s3cret%2520+%2B%26%3D%3A%E2%82%AC%2F%22%27~"
-HIDDEN = [TOKEN, SECRET, html.escape(SECRET), QUOTED.partition(":")[2], FORM_SECRET[14:], BASIC, BASIC_RAW]
+AS_JSON, AS_HTML = json.dumps(SECRET, ensure_ascii=False)[1:-1], html.escape(SECRET)
+SPELLINGS = [  # the last two as Go writes JSON and HTML
+    SECRET, QUOTED.partition(":")[2], FORM_SECRET[14:], AS_HTML, AS_JSON, json.dumps(SECRET)[1:-1],
+    AS_JSON.replace("&", "\\u0026"), AS_HTML.replace("&quot;", "&#34;").replace("&#x27;", "&#39;"),
+]  # fmt: skip
+HIDDEN = [TOKEN, BASIC, BASIC_RAW, *SPELLINGS]
 CHALLENGE = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 FORM, OCTETS, JSON = "application/x-www-form-urlencoded", "application/octet-stream", "application/json"
 
@@ -305,6 +305,13 @@ class Server:
     def choose(self, request):
         return self.answers[min(self.count, len(self.answers)) - 1]
 
+    def send_slowly(self, sock, begun, forever):
+        """Send what begins an answer, then a hundred parts a second, for half a minute."""
+        sock.sendall(begun)
+        for _ in range(3000):
+            sock.sendall(forever)
+            self.closing.wait(0.01)
+
     @property
     def count(self):
         return len(self.requests)
@@ -339,15 +346,6 @@ class Server:
         return bool(end) and len(body) >= int(length or 0)
 
 
-def endless(data, forever):
-    """An answer that never ends, as fast as the client takes it."""
-    def send(sock):
-        sock.sendall(data)
-        while True:
-            sock.sendall(forever)
-    return send
-
-
 def reset(sock):
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -378,12 +376,6 @@ SMUGGLED = page("200 OK", b"smuggled")
 def form_of(server, number=0):
     """The fields of a form that a server got, as they were encoded."""
     return sorted(server.bodies[number].decode("ascii").split("&"))
-
-
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 # ---- Kit: sessions, credentials and sources --------------------------------------------------------------------------
@@ -830,7 +822,7 @@ class TestErrors:
         for status in ("302", "400", "401", "404"):
             errors[status] = raised_by(session.open, f"{api.url}/{status}")
         errors["returned"] = raised_by(session.get(api.url + "/404").raise_for_status)
-        auth.always(400, {"X-Echo": BASIC_RAW}, {"error": SECRET, "error_description": html.escape(SECRET)})
+        auth.always(400, {"X-Echo": BASIC_RAW}, {"error": SECRET, "error_description": " ".join(SPELLINGS)})
         session.source.clear()
         errors["no token"] = raised_by(session.source.token)
         return errors
@@ -840,12 +832,6 @@ class TestErrors:
         for error in errors.values():
             other = copy_of(error)
             assert self.shown(other) == self.shown(error)
-
-    def test_an_error_arrives_whole_from_a_pool(self, errors):
-        with SPAWN.Pool(1) as pool:
-            results = [pool.apply_async(raise_it, [error]) for error in errors.values()]
-            arrived = [raised_by(result.get, 2 * PATIENCE) for result in results]
-        assert list(map(self.shown, arrived)) == list(map(self.shown, errors.values()))
 
     def test_no_error_shows_a_secret_and_each_keeps_the_body_of_the_answer(self, errors):
         for name in ("302", "400", "401", "no token"):
@@ -901,13 +887,13 @@ class TestErrors:
         assert_hidden(error, "hunter")
 
     @parametrize("body", [
-        b"you sent s3cret-1", b"\xff\xfey\0o\0u\0 \0s\0003\0c\0r\0e\0t\0-\0001\0", b'{"access_token": "s3cret-1\\ud800"}',
-        b'{"access_token": ["s3cret-1"]}', b'{"access_token": "s3cret-1", "error": "x", "error_description": "s3cret-1"}',
+        b"you sent s3cret-1", b'{"access_token": "s3cret-1\\ud800"}', b'{"access_token": ["s3cret-1"]}',
+        b'{"access_token": "s3cret-2", "id_token": "s3cret-3", "error": "x", "error_description": "s3cret-2 s3cret-3"}',
     ])  # fmt: skip
     def test_a_secret_or_token_is_in_no_message_whatever_the_body(self, body):
         with Server(page("200 OK", body, "X-Echo: s3cret-1", "Content-Type: s3cret-1")) as server:
             error = raised_by(credentials(server, "s3cret" + "-1", auth_method="client_secret_post"))
-        assert_hidden(error, "s3cret-1", "s\0003\000c")
+        assert_hidden(error, "s3cret-")
 
     def test_what_is_masked_does_not_change_how_an_answer_is_judged(self):
         with Server(refusal(401, "invalid_client"), grant()) as server:
@@ -915,12 +901,6 @@ class TestErrors:
         with Server(grant(token_type="DPoP")) as other, pytest.raises(OAuthMalformedResponse, match="token_type"):
             credentials(other, token_params={"secret": "DPoP", "requested_token_type": "DPoP"})()
         assert len(server.requests) == 2
-
-    @parametrize("call", [session_of, credentials])
-    def test_a_secret_of_other_bytes_is_refused_and_not_shown(self, auth, call):
-        error = raised_by(call, auth, b"s3cret-\xff", kind=ValueError)
-        assert "client_secret" in str(error)
-        assert_hidden(error, "s3cret-")
 
 
 # ---- URLs ------------------------------------------------------------------------------------------------------------
@@ -937,28 +917,18 @@ class TestURLs:
         assert server.lines[:2] == ["GET /%FF HTTP/1.1", "GET /?%FF=%FE HTTP/1.1"]
         assert server.requests[2].endswith(b"\r\n\r\na=%FF&a=%C3%BC")
 
-    def test_a_number_that_is_a_member_of_an_enum_goes_out_as_its_number(self, client):
-        high = enum.IntEnum("Level", "LOW HIGH").HIGH
-        half = enum.Enum("Ratio", {"HALF": 0.5}, type=float).HALF
-        with Server(page()) as server:
-            client.get(server.url, {"a": high, "b": [1, half]})
-            client.post(server.url, {"a": [high, half]})
-        assert server.lines[0] == "GET /?a=2&b=1&b=0.5 HTTP/1.1"
-        assert server.bodies[1] == b"a=2&a=0.5"
-
     SENT = {  # path and query as a caller writes them: as they are sent
         "": "/", "?q": "/?q", "/a b": "/a%20b", "/\u00fc?\u00f6=\u00e4": "/%C3%BC?%C3%B6=%C3%A4",
         '/<>"{}|^`\\': "/%3C%3E%22%7B%7D%7C%5E%60%5C", "/[1]?a[]=[x]": "/%5B1%5D?a%5B%5D=%5Bx%5D",
         "/%20%zz%": "/%20%25zz%25", "/%c3%bc%2F?%26": "/%c3%bc%2F?%26", "/x?-._~!$&'()*+,;=:@/?": "/x?-._~!$&'()*+,;=:@/?",
-        "//a//b/../c/.": "//a//b/../c/.", "/x?a=b+c#part?/": "/x?a=b+c", "/a?http://u@h/": "/a?http://u@h/",
+        "//a//b/../c/.": "//a//b/../c/.", "/x?a=b+c#part?/": "/x?a=b+c", "/?" + "q" * 20_000: "/?" + "q" * 20_000, "/a?http://u@h/": "/a?http://u@h/",
     }  # fmt: skip
 
     @parametrize("written", SENT)
     def test_what_a_uri_may_not_contain_is_percent_encoded_and_nothing_else(self, written, client):
         with Server(page()) as server:
             client.get(server.url + written)
-            client.open(server.url + written).close()
-        assert server.lines == [f"GET {self.SENT[written]} HTTP/1.1"] * 2
+        assert server.lines == [f"GET {self.SENT[written]} HTTP/1.1"]
 
     @parametrize("host", ["bücher.Example", "उदाहरण.परीक्षा", "παράδειγμα.δοκιμή", "例え.テスト", "مثال.إختبار", "ตัวอย่าง.example"])
     def test_a_host_about_which_the_standards_agree_is_encoded(self, host, network):
@@ -966,7 +936,7 @@ class TestURLs:
         assert session.get("/").url == "http://" + host.encode("idna").decode().lower() + "/"
 
     HOSTS = (
-        "stra\u00dfe.example|\u03b2\u03cc\u03bb\u03bf\u03c2.example|a\u200db.example|\u2603.example|auth.example\uff0f.evil.example"
+        "stra\u00dfe.example|\u1d43pi.example|\u13a0.example|\u03b2\u03cc\u03bb\u03bf\u03c2.example|a\u200db.example|\u2603.example|auth.example\uff0f.evil.example"
         "|user@auth.example|user:s3cret@auth.example|auth%2eexample|auth.example\\.evil.example|auth example|auth..example"
         "|.auth.example||[::1|::1|[::1%25eth0]|auth.example:0|auth.example:65536|auth.example:x|auth.example\n|auth.example/\r\nX: y"
     )
@@ -996,7 +966,7 @@ class TestURLs:
         with pytest.raises(ValueError, match="token_url must start with https"):
             OAuthSession(CLIENT, SECRET, None, url)
 
-    @parametrize("charset", ["idna", "Punycode-", "undefined", "no-such", "utf-7", "utf-8le", "unicode_escape", "utf-8;" + '";' * 9000])
+    @parametrize("charset", ["idna", "no-such", "utf-7", "utf-8le", "utf-8;" + '";' * 9000])
     def test_no_charset_breaks_or_stops_text(self, charset, client):
         with Server(page("200 OK", "ä".encode(), f"Content-Type: text/plain; charset={charset}")) as server:
             response = client.get(server.url)
@@ -1004,12 +974,6 @@ class TestURLs:
 
 
 # ---- Connections -----------------------------------------------------------------------------------------------------
-
-
-class EarlyServer(Server):
-    """Answers as soon as it has the head of a request."""
-
-    complete = staticmethod(lambda request: b"\r\n\r\n" in request)
 
 
 class Proxy(Server):
@@ -1055,7 +1019,6 @@ CLOSED = [  # such answers, after which it is not
     b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\nc\r\nhello, world\r\n0\r\n\r\n",
     b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 12\r\n\r\nhello, world",
     b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nc\r\nhello, world\r\n0\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\nConnection: x, Close\r\nContent-Length: 12\r\n\r\nhello, world",
     b"HTTP/1.1 200 OK\r\nConnection: x\r\nconnection: CLOSE\r\nContent-Length: 12\r\n\r\nhello, world",
     (HEAD + b"hello, world",),
     (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Identity\r\n\r\nhello, world",),
@@ -1069,24 +1032,24 @@ BAD_HEADERS = (
     b"|Transfer-Encoding: identity, chunked|Transfer-Encoding: xchunked|Transfer-Encoding: chunked;a|Transfer-Encoding:"
     b"|no colon|: no name|A B: c|Content-Length : 5|X: a\0b|X: a\rContent-Length: 3| X: y|\xe9: x"
 ).split(b"|")
-BAD_HEADERS += [b"Content-Length: " + b"9" * 5000, b"X: y\r\n" * 50000 + b"X: y", b"X: " + b"y" * (256 << 10)]
+BAD_HEADERS += [b"Content-Length: " + b"9" * 5000, b"X: " + b"y" * (256 << 10)]
 BAD_CHUNKS = (
     b"-5\r\nhello|0x5\r\nhello|\r\nhello|0_5\r\nhello| 5\r\nhello|;a\r\nhello|5 5\r\nhello|FFFFFFFFFFFFFFFFF\r\nhello"
     b"|4\r\nhello|7\r\nhello|6\r\nhello|5\nhello|5;\nhello|5\r\nhello\r\n0\r\nno colon"
 ).split(b"|")
-BAD_CHUNKS += [b"5\r\nhello\r\n0\r\n" + b"X: y\r\n" * 50000, b"5;" + b"x" * (256 << 10) + b"\r\nhello"]
+BAD_CHUNKS.append(b"5;" + b"x" * (256 << 10) + b"\r\nhello")
 BAD_STARTS = (
     b"HTTP/1.1 2000 OK|HTTP/1.1 99 OK|HTTP/1.1 2_0 OK|HTTP/1.1  200 OK|HTTP/2 200 OK|HTTP/1.12 200 OK|ICY 200 OK"
     b"|http/1.1 200 OK|HTTP/1.1|HTTP/1.1 \xb2\xb2\xb2 OK||HTTP/1.1 101 Up\r\n\r\nHTTP/1.1 200 OK"
 ).split(b"|")
-BAD_STARTS += [b"HTTP/1.1 103 Hints\r\n\r\n" * 21 + b"HTTP/1.1 200 OK", b"HTTP/1.1 200 " + b"a" * (256 << 10)]
 REFUSED = [OK + line + b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n" for line in BAD_HEADERS]
 REFUSED += [CHUNKED + chunks + b"\r\n0\r\n\r\n" for chunks in BAD_CHUNKS]
 REFUSED += [line + b"\r\nContent-Length: 5\r\n\r\nhello" for line in BAD_STARTS]
-REFUSED += [(b"",), (b"HTTP/1.1 100 Continue\r\n\r\n",), (OK,), (LENGTH[:-1],), reset]
+REFUSED += [(b"",), (b"HTTP/1.1 100 Continue\r\n\r\n",), (OK,), reset]
 CUT_CHUNKS = b"|9\r\nhello|5\r\nhello|5\r\nhello\r\n|5\r\nhello\r\n0\r\n|5\r\nhello\r\n0\r\nX: y\r\n".split(b"|")
 CUT_BODIES = [LENGTH[:-1]]
 CUT_BODIES += [CHUNKED + chunks for chunks in CUT_CHUNKS]
+CUT_BODIES += [OK + b"Content-Length: 99999999999999999\r\n\r\nno memory is allocated for that"]
 
 
 class TestConnections:
@@ -1115,9 +1078,9 @@ class TestConnections:
         assert self.call_twice(client, answer, method) == (b"", 1)
         assert self.call_twice(client, answer + SMUGGLED, method) == (b"", 2)
 
-    @parametrize("body", [b"", b"hello, world"])
-    def test_a_204_that_announces_a_body_closes_the_connection(self, client, body):
-        assert self.call_twice(client, b"HTTP/1.1 204 None\r\nContent-Length: 12\r\n\r\n" + body) == (b"", 2)
+    @parametrize("rest", [LENGTH[15:], CHUNKED[15:]])
+    def test_a_204_that_announces_a_body_closes_the_connection(self, client, rest):
+        assert self.call_twice(client, b"HTTP/1.1 204 No" + rest) == (b"", 2)
 
     @parametrize("answer", REFUSED)
     def test_an_answer_that_is_cut_off_or_not_well_formed_is_refused(self, client, answer):
@@ -1143,8 +1106,8 @@ class TestConnections:
         with Server(page("200 OK", b"x" * 100000), SECOND) as server:
             with client.open(server.url) as answer:
                 assert answer.read(10) == b"x" * 10
-            second = client.get(server.url)
-        assert second.content == b"second"
+            with client.open(server.url) as second:
+                assert second.read(-1) == b"second"
         assert server.accepted == 2
 
     def test_a_gzip_that_unpacks_to_more_than_64_mib_is_a_url_error(self, client):
@@ -1194,12 +1157,11 @@ class TestConnections:
                 session.get(f"http://host-{number}.example/")
         assert server.accepted == 67  # the last was kept, the first was not
 
-    @parametrize("method", ["GET", "POST"])
-    def test_a_connection_that_the_server_closed_meanwhile_is_replaced(self, client, method):
+    def test_a_connection_that_the_server_closed_meanwhile_is_replaced(self, client):
         with Server((HELLO,), SECOND) as server:
             client.get(server.url)
             server.threads[1].join(PATIENCE)  # it ends with its connection
-            second = client.request(method, server.url)
+            second = client.post(server.url)  # which could not be sent again
         assert second.content == b"second"
         assert server.accepted == 2
         assert server.count == 2
@@ -1267,19 +1229,12 @@ class TestConnections:
 
     @parametrize("begun", [OK + b"X: ", CHUNKED])
     def test_an_api_that_sends_a_line_byte_by_byte_ends_with_the_time_out(self, client, begun):
-        def send_slowly(sock):
-            sock.sendall(begun)
-            for _ in range(3000):
-                sock.sendall(b"0")
-                server.closing.wait(0.01)
-
-        with Server(send_slowly) as server:
+        with Server(lambda sock: server.send_slowly(sock, begun, b"0")) as server:
             error = raised_by(client.get, server.url, timeout=0.5)
         assert isinstance(error.reason, socket.timeout)
 
     @parametrize("head, event, end", [
-        (CHUNKED, b"2\r\nx\n\r\n", b"0\r\n\r\n"), (OK + b"Content-Length: 10\r\n\r\n", b"x\n", b""),
-    ])  # fmt: skip
+        (CHUNKED, b"2\r\nx\n\r\n", b"0\r\n\r\n"), (OK + b"Content-Length: 10\r\n\r\n", b"x\n", b"")])
     def test_open_gives_each_event_when_it_is_sent_however_long_it_takes(self, client, clock, head, event, end):
         taken = threading.Semaphore(0)
 
@@ -1318,6 +1273,24 @@ class TestConnections:
         """)
         assert done == b"200\n200\n"
 
+    def test_an_answer_that_is_read_on_after_a_timeout_leaves_nothing_to_the_next(self, client):
+        def stall(sock):
+            sock.sendall(CHUNKED + b"4")
+            timed_out.wait(PATIENCE)
+            return b"0\r\n\r\n"
+
+        timed_out = threading.Event()
+        with Server(stall, HELLO) as server:
+            with client.open(server.url, timeout=0.1) as answer:
+                with pytest.raises(URLError):
+                    answer.read()
+                timed_out.set()
+                with contextlib.suppress(URLError):
+                    answer.read()
+            response = client.get(server.url, timeout=None)
+        assert response.content == b"hello"
+        assert server.accepted == 2
+
     @needs_fork
     def test_the_child_of_a_fork_shares_no_connection(self, client):
         with Server(HELLO) as server:
@@ -1335,14 +1308,15 @@ class TestConnections:
         with open(path, "rb") as file, open(path, "rb", 0) as unbuffered, Server(page()) as server:
             file.seek(2)
             unbuffered.seek(2)
-            bodies = [b"hello", bytearray(b"hello"), memoryview(b"hello"), io.BytesIO(b"hello"), file, unbuffered]
-            for body in bodies:
+            past = io.BytesIO(b"hello")
+            past.seek(9)
+            for body in (b"hello", bytearray(b"hello"), memoryview(b"hello"), io.BytesIO(b"hello"), file, unbuffered, past):
                 request = urllib.request.Request(server.url, body, {"Content-Length": "3"})
                 client.open(request).close()
-        assert server.header("content-length") == ["5"] * 6
-        assert server.header("transfer-encoding") == [None] * 6
-        assert server.header("accept-encoding") == ["identity"] * 6
-        assert server.bodies == [b"hello"] * 6
+        assert server.header("content-length") == ["5"] * 6 + ["0"]
+        assert server.header("transfer-encoding") == [None] * 7
+        assert server.header("accept-encoding") == ["identity"] * 7
+        assert server.bodies == [b"hello"] * 6 + [b""]
 
     def test_any_other_body_is_sent_in_chunks(self, client, tmp_path):
         path = tmp_path / "file.gz"
@@ -1381,7 +1355,9 @@ class TestConnections:
             assert answered.wait(PATIENCE)
             yield bytes(32 << 20)
 
-        with EarlyServer(answer_and_stop_reading, SECOND) as server:
+        server = Server(answer_and_stop_reading, SECOND)
+        server.complete = lambda request: b"\r\n\r\n" in request  # it answers as soon as it has the head
+        with server:
             response = client.post(server.url, data=body(), timeout=0.5)
             second = client.get(server.url, timeout=PATIENCE / 2)  # the first connection says no more
         assert response.status == 413
@@ -1391,13 +1367,12 @@ class TestConnections:
 
     def test_an_address_that_does_not_work_is_followed_by_the_next_one(self, client, monkeypatch):
         real = socket.getaddrinfo
-        dead_port = free_port()
         hosts = []
 
         def getaddrinfo(host, port, *more):
             hosts.append(host)
             strange = (250, socket.SOCK_STREAM, 0, "", ("?", 1))  # no system has this family
-            return [strange, *real("127.0.0.1", dead_port, *more), *real("127.0.0.1", port, *more)]
+            return [strange, *real("127.0.0.1", 1, *more), *real("127.0.0.1", port, *more)]
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         with Server(HELLO) as server:
@@ -1418,14 +1393,15 @@ class TestConnections:
         assert api.header("authorization") == [BEARER] * 2
         assert api.header("proxy-authorization") == [None] * 2
 
-    def test_the_password_of_a_proxy_is_not_told_to_loopback(self, auth, other):
-        OwnProxy = type("OwnProxy", (urllib.request.ProxyHandler,), {})  # as users write them, to choose by the host
-        proxy = OwnProxy({"http": other.url.replace("//", "//user:pass@")})
-        session_of(auth, handlers=[proxy]).source.token()
-        assert auth.header("Proxy-Authorization") == [None]
+    def test_a_bare_opener_sends_its_replay_through_a_tunnel_like_the_first_try(self, tls, trusting):
+        with Server(page("401 No"), HELLO, tls=tls) as api, Proxy(api) as proxy:
+            handlers = urllib.request.ProxyHandler({"https": proxy.url}), urllib.request.HTTPSHandler(context=trusting)
+            bare_opener(source_of("t-1", "t-2"), api.url, *handlers).open(api.url + "/x").close()
+        assert api.lines == ["GET /x HTTP/1.1"] * 2
+        assert api.header("authorization") == ["Bearer t-1", "Bearer t-2"]
 
     def test_a_host_of_no_proxy_is_reached_directly(self, tls, trusting, monkeypatch):
-        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{free_port()}")
+        monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         with Server(HELLO, tls=tls) as api, static_session(context=trusting) as session:
             response = session.get(api.url)
@@ -1439,7 +1415,7 @@ class TestConnections:
             monkeypatch.setenv("https_proxy", proxy)
             monkeypatch.setenv("http_proxy", proxy)
             url = "http://api.example/" if request.param == "http" else "https://127.0.0.1:1/"
-            session = static_session(allow_http=True)
+            session = static_session(allow_http=True, handlers=[urllib.request.HTTPCookieProcessor])
             if request.param == "token":
                 session = OAuthSession(CLIENT, SECRET, None, url)
             with session:
@@ -1461,25 +1437,18 @@ class TestConnections:
         assert "http://host:port" in misspelt
         assert proxy.accepted == 0
 
-    def test_a_socks_proxy_does_not_matter_for_loopback(self, auth, monkeypatch):
-        monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
-        assert session_of(auth).access_token == TOKEN_1
-
     def test_a_proxy_that_hangs_up_is_named(self, error_through):
         with Server(None) as proxy:
             text = error_through(proxy.url)
         assert f"no usable answer from the proxy {proxy.url}" in text
 
     @parametrize("error_through", ["API", "token"], indirect=True)
-    @parametrize("answer", [
-        b"HTTP/1.1 407 Who?\r\nContent-Length: 4\r\n\r\npage", b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n",
-        b"nonsense\r\n\r\n",
-    ])  # fmt: skip
-    def test_a_proxy_that_gives_no_tunnel_is_asked_once_and_named(self, error_through, answer):
+    @parametrize("answer, told", [(b"HTTP/1.1 302 Found\r\nContent-Length: 4\r\n\r\npage", "302"), (b"nonsense\r\n\r\n", "status line")])
+    def test_a_proxy_that_gives_no_tunnel_is_asked_once_and_named(self, error_through, answer, told):
         with Server(answer) as proxy:
             text = error_through(f"http://user:pr0xy-pass@{proxy.place}")
         assert f"no usable answer from the proxy {proxy.url}" in text
-        assert answer.startswith(b"nonsense") or answer[9:12].decode() in text
+        assert told in text
         assert proxy.lines == ["CONNECT 127.0.0.1:1 HTTP/1.1"]
 
 
@@ -1515,10 +1484,9 @@ class TestCertificates:
     """The verdict is that of Python's default context, whatever was loaded for it."""
 
     ADVICE = {"unknown": "load_verify_locations", "unknown-ca": "load_verify_locations", "expired": "renew", "other-name": "the host in the URL"}
-    CODES = {"unknown": 20, "unknown-ca": 18, "expired": 10, "other-name": 64}  # of OpenSSL
 
     @parametrize("call", ["API", "token endpoint"])
-    @parametrize("name", CODES)
+    @parametrize("name", ADVICE)
     def test_a_refused_certificate_is_told_once_with_advice_that_fits_it(self, system, name, call):
         with Server(grant(), tls=system.server(name)) as server:
             session = static_session()
@@ -1532,9 +1500,6 @@ class TestCertificates:
         assert f"the certificate of {server.url} was refused" in str(error)
         assert server.requests == []
         assert server.accepted == 2  # by the hashed directory, and by all certificates
-        while not isinstance(error, ssl.SSLCertVerificationError):
-            error = error.__cause__
-        assert error.verify_code == self.CODES[name]
 
     def test_all_certificates_are_loaded_once_where_it_does_not_suffice(self, system, client):
         with Server(HELLO, tls=system.server("unknown")) as bad, Server(HELLO, tls=system.server("bundle")) as good:
@@ -1558,8 +1523,8 @@ class TestCertificates:
     def test_a_context_of_the_user_is_never_changed(self, system):
         context = ssl.create_default_context(capath=str(system.directory))
         with Server(HELLO, tls=system.server("bundle")) as server, static_session(context=context) as session:
-            with pytest.raises(URLError):
-                session.get(server.url)
+            error = raised_by(session.get, server.url)
+        assert isinstance(error.reason, ssl.SSLCertVerificationError)
         assert server.accepted == 1
         assert system.loads == 0
         assert system.made == [context]
@@ -1704,12 +1669,12 @@ class TestClientCredentials:
 
     def test_the_request_is_exactly_this(self):
         with Server(grant()) as server:
-            token = credentials(server, scope=["read", "wri+te"], headers={"X-Own": "for the API alone"})()
+            token = credentials(server, scope=["wri+te", "read"], headers={"X-Own": "for the API alone"})()
         assert token.access_token == TOKEN
-        assert token.scope == "read wri+te"
+        assert token.scope == "wri+te read"
         headers = server.headers(0)
         assert server.lines == ["POST /token HTTP/1.1"]
-        assert server.bodies == [b"grant_type=client_credentials&scope=read+wri%2Bte"]
+        assert server.bodies == [b"grant_type=client_credentials&scope=wri%2Bte+read"]
         assert headers == {
             "host": server.place, "accept": "application/json", "accept-encoding": "identity", "authorization": "Basic " + BASIC,
             "content-type": FORM, "content-length": "49", "user-agent": f"oauth_session/{oauth_session.__version__}",
@@ -1730,6 +1695,7 @@ class TestClientCredentials:
         with Server(grant()) as server:
             fetch = credentials(server, scope="a b", audience=["a", "b"], resource="https://r/?x", token_params=params)
             fetch()
+            params["x"].append("3")
             fetch()
         expected = "audience=a audience=b grant_type=client_credentials n=7 organization=%C3%BC"
         expected += " resource=https%3A%2F%2Fr%2F%3Fx scope=other x=1 x=2"
@@ -1742,16 +1708,9 @@ class TestClientCredentials:
             credentials(server, scope=names, audience=frozenset(names))()
         assert b"scope=a+b+c+d+e+f+g+h&audience=a&audience=b" in server.bodies[0]
 
-    NOT_THIS_METHOD = {  # status and code with which servers refuse one that they do not take
-        "RFC 6749": "401:invalid_client", "at 400": "400:invalid_client", "without Basic": "400:invalid_request", "Auth0": "401:access_denied",
-        "ServiceNow": "401:server_error", "no code": "401:", "403 alone": "403:", "403 with a code of its own": "403:forbidden",
-    }  # fmt: skip
-
-    @parametrize("name", NOT_THIS_METHOD)
-    def test_the_method_that_a_server_takes_is_found_remembered_and_logged(self, name, caplog):
+    @parametrize("no", [refusal(401), refusal(400, "invalid_request")])
+    def test_the_method_that_a_server_takes_is_found_remembered_and_logged(self, no, caplog):
         caplog.set_level(logging.DEBUG)
-        status, code = self.NOT_THIS_METHOD[name].split(":")
-        no = refusal(status, code)
         with Server(no, no, grant(), grant(), refusal(401)) as server:
             fetch = credentials(server)
             fetch()
@@ -1763,8 +1722,9 @@ class TestClientCredentials:
         assert caplog.text.count("name it as auth_method") == 1
         assert_hidden(caplog.text)
 
-    def test_a_wrong_secret_costs_a_request_for_each_reading_of_it(self):
-        with Server(refusal(401), refusal(401, "second")) as server:
+    @parametrize("answer", [refusal(401, "second"), refusal(400, "second"), page(body=b"<html>second")])
+    def test_a_wrong_secret_costs_a_request_for_each_reading_of_it(self, answer):
+        with Server(refusal(401), answer) as server:
             error = raised_by(ClientCredentials("c", "without-special-characters", None, server.url))
         assert type(error) is OAuthInvalidClient
         assert "(tried: client_secret_basic, client_secret_post)" in str(error)
@@ -1816,19 +1776,16 @@ class TestClientCredentials:
             assert f"{status} - {code}" in str(error)
             assert server.count == tries
 
-    UNUSABLE = (  # bodies
+    NO_TOKEN = (  # bodies
         b'|<html>|[]|access_token=T0KEN|{"access_token": "T0KEN\x01"}|{"access_token": "T0KEN\xff"}|{"access_token": ["T0KEN"]}'
         b'|{"access_token": "T0KEN\\ud800"}|{"access_token": "T0KEN", "token_type": "DPoP"}'
-    ).split(b"|")
-    WHOLE = b'{"access_token": "T0KEN"}'
-    LONG = WHOLE + b" " * (1 << 20)
-    ZIPPED = b"Content-Encoding: gzip\r\n\r\n"
+    )
+    LONG = b'{"access_token": "T0KEN"}' + b" " * (1 << 20)
+    UNUSABLE = [HEAD + body for body in NO_TOKEN.split(b"|")]
+    UNUSABLE += [HEAD + b'{"a":' * 100000, HEAD + LONG, OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(LONG)]
+    UNUSABLE.append(b'HTTP/1.1 302 Go\r\nLocation: /elsewhere\r\n\r\n{"access_token": "T0KEN"}')
 
-    @parametrize("answer", [
-        *[HEAD + body for body in UNUSABLE], HEAD + b'{"a":' * 100000, HEAD + LONG, OK + ZIPPED + WHOLE,
-        OK + ZIPPED + gzip.compress(LONG), b"HTTP/1.1 302 Go\r\nLocation: /elsewhere\r\n\r\n", b"nonsense\r\n\r\n",
-        b"HTTP/1.1 302 Go\r\n\r\n" + WHOLE,
-    ])  # fmt: skip
+    @parametrize("answer", UNUSABLE)
     def test_an_answer_without_a_usable_token_is_malformed_and_no_redirect_followed(self, answer):
         with Server((answer,)) as server:
             error = refused(server)
@@ -1838,8 +1795,7 @@ class TestClientCredentials:
     @parametrize("answer", [
         b'\r\n{"access_token":"T0KEN","error":null,"expires_in":' + b"9" * 4000 + b"}",
         b"Content-Type: application/json; charset=UTF-16LE\r\n\r\n" + '{"access_token":"T0KEN"}'.encode("utf-16-le"),
-        b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(b'{"access_token":"T0KEN"}'),
-    ])  # fmt: skip
+        b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(b'{"access_token":"T0KEN"}')])
     def test_an_odd_answer_is_a_token(self, answer):
         with Server((OK + answer,)) as server:
             token = credentials(server)()
@@ -1873,10 +1829,16 @@ class TestClientCredentials:
         assert 0 <= first <= 0.5
         assert 0 <= second <= 1
 
+    def test_a_server_that_hangs_up_is_named_with_what_to_check(self, clock):
+        with Server(None) as server:
+            error = refused(server)
+        assert type(error) is OAuthTransportError
+        assert server.url in str(error)
+        assert "is token_url right" in str(error)
+
     RETRY_AFTER = {  # headers: the seconds that they mean, and how often the server is asked
         "Retry-After: 3": "3.0/3", "Retry-After: 16": "16.0/1", "Retry-After: 99999": "99999.0/1", "Retry-After: 1.5": "1.5/3",
         "Retry-After: Sat, 10 Jan 2004 13:37:24 GMT": "20.0/1", "Retry-After: Mon, 01 Jan 2001 00:00:00 GMT": "None/3",
-        "Retry-After: 99999999999": "None/3", "Retry-After: Mon, 99 Foo 2001 00:00:00 GMT": "None/3",
     }  # fmt: skip
 
     @parametrize("headers", RETRY_AFTER)
@@ -1894,26 +1856,26 @@ class TestClientCredentials:
 
     @parametrize("begun, forever", ENDLESS)
     def test_an_answer_of_too_many_bytes_is_malformed_at_once(self, begun, forever):
-        with Server(endless(begun, forever * 9999)) as server:
+        def send_on(sock):
+            sock.sendall(begun)
+            while True:
+                sock.sendall(forever * 9999)
+
+        with Server(send_on) as server:
             error = refused(server)
         assert type(error) is OAuthMalformedResponse
+        assert server.url in str(error)
 
     @parametrize("begun, forever", [(b"", b""), *ENDLESS])
     def test_one_deadline_ends_what_never_ends(self, begun, forever):
-        def send_on(sock):
-            sock.sendall(begun)
-            for _ in range(3000):
-                sock.sendall(forever)
-                server.closing.wait(0.01)
-
-        with Server(send_on) as server:
+        with Server(lambda sock: server.send_slowly(sock, begun, forever)) as server:
             error = refused(server, timeout=0.3)
         assert type(error) in (OAuthTransportError, OAuthMalformedResponse)
         assert server.count < 2  # it was not the server that gave up
 
     def test_token_requests_share_a_connection_and_no_cookie(self):
         with Server(page("400 No", b"x", "Set-Cookie: a=b"), grant()) as server:
-            fetch = credentials(server)
+            fetch = credentials(server, handlers=[urllib.request.HTTPCookieProcessor])
             with pytest.raises(OAuthResponseError):
                 fetch()
             fetch()
@@ -1925,7 +1887,6 @@ class TestClientCredentials:
         for thing in (session, session.source, credentials(auth)):
             with pytest.raises(TypeError, match="cannot be pickled"):
                 pickle.dumps(thing)
-
 
 
 JWT = collections.namedtuple("JWT", "header claims signed signature")
@@ -2009,7 +1970,7 @@ class TestAssertionsAndDiscovery:
         assert type(error) is OAuthInvalidGrant
         assert_hidden(error, "cl41ms1", "s1gnature1")
 
-    @parametrize("method", ["private_key_jwt", "client_secret_jwt", None])
+    @parametrize("method", ["private_key_jwt", None])
     def test_a_method_without_the_secret_that_it_needs_is_a_value_error(self, method):
         with pytest.raises(ValueError, match="client_"):
             ClientCredentials("c", None, None, "https://t.example", auth_method=method)
@@ -2023,17 +1984,14 @@ class TestAssertionsAndDiscovery:
         assert server.asked == [asked]
         assert server.tokens == 2
 
-    @parametrize("wrong", [page("404 No"), page("503 No"), page(body=b"<html>"), page(body=b"{}")])
-    def test_openid_connect_is_asked_second(self, wrong):
+    def test_openid_connect_is_asked_second(self):
         with Issuer(path="/t") as server:
-            server.found = [wrong]
+            server.found = [page("404 No")]
             server.credentials()()
         assert server.asked == [RFC_8414 + "/t", "/t" + OPENID]
         assert server.tokens == 1
 
-    @parametrize("name, value", [
-        ("issuer", "https://sts.example/"), ("issuer", None), ("token_endpoint", None), ("token_endpoint", "http://evil.example/t"),
-    ])  # fmt: skip
+    @parametrize("name, value", [("issuer", "https://sts.example/"), ("issuer", None), ("token_endpoint", None), ("token_endpoint", "http://a")])
     def test_metadata_of_another_issuer_or_without_endpoint_are_malformed(self, name, value):
         with Issuer() as server:
             server.fields[name] = value
@@ -2041,14 +1999,25 @@ class TestAssertionsAndDiscovery:
                 server.credentials()()
         assert server.tokens == 0
 
-    @parametrize("status, kind", [(302, OAuthMalformedResponse), (404, OAuthMalformedResponse), (503, OAuthTemporarilyUnavailable)])
-    def test_metadata_that_cannot_be_had_are_an_error_of_their_status(self, clock, status, kind):
+    @parametrize("first, second, kind", [
+        (404, 302, OAuthMalformedResponse), (404, 503, OAuthTemporarilyUnavailable), (503, 404, OAuthTemporarilyUnavailable)])
+    def test_metadata_that_cannot_be_had_are_an_error_of_their_status(self, clock, first, second, kind):
         with Issuer() as server:
-            server.found = [page(f"{status} No")] * 6
+            server.found = [page(f"{status} No", b"", "Retry-After: 20") for status in (first, second)]
             error = raised_by(server.credentials())
         assert type(error) is kind
-        assert f"{server.url}{OPENID} answered {status}" in str(error)
+        assert error.status in (second, 503)
+        assert error.retry_after == 20
+        assert f"{server.url}{OPENID} answered {second}" in str(error)
         assert "is issuer right" in str(error)
+
+    def test_metadata_that_are_of_no_use_are_asked_for_again(self):
+        with Issuer(token_endpoint_auth_methods_supported=5) as server:
+            fetch = server.credentials()
+            for _ in range(2):
+                with pytest.raises(OAuthMalformedResponse):
+                    fetch()
+        assert len(server.asked) == 4
 
     @parametrize("fails, asked", [("404 Gone", 2), ("400 No", 1)])
     def test_metadata_are_read_again_after_a_404_but_not_within_a_minute(self, fails, asked, clock):
@@ -2066,8 +2035,7 @@ class TestAssertionsAndDiscovery:
 
     @parametrize("listed, used", [
         ("client_secret_post", FORM_SECRET), ("private_key_jwt client_secret_jwt", "client_assertion="),
-        ("client_secret_basic client_secret_jwt", "Basic "), ("x", "Basic "),
-    ])  # fmt: skip
+        ("client_secret_basic client_secret_jwt", "Basic "), ("x", "Basic ")])
     def test_the_method_is_one_that_the_issuer_lists(self, listed, used):
         with Issuer(token_endpoint_auth_methods_supported=listed.split()) as server:
             server.credentials()()
@@ -2116,12 +2084,11 @@ class TestFileCache:
         modes = {path.name: path.stat().st_mode & 0o7777 for path in [folder, *folder.iterdir()]}
         assert modes == {"b": 0o700, "k": 0o600, "k.lock": 0o600}
 
-    @parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
-    def test_a_write_that_breaks_off_leaves_what_was_there_and_nothing_else(self, folder, monkeypatch, error):
+    def test_a_write_that_breaks_off_leaves_what_was_there_and_nothing_else(self, folder, monkeypatch):
         cache = FileCache(folder)
         cache.set("k", "old", 60)
-        monkeypatch.setattr(os, "replace", lambda *_: raise_it(error))
-        with pytest.raises(type(error)):
+        monkeypatch.setattr(os, "replace", lambda *_: raise_it(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
             cache.set("k", "new", 60)
         assert cache.get("k") == b"old"
         assert os.listdir(str(folder)) == ["k"]
@@ -2131,10 +2098,6 @@ class TestFileCache:
             monkeypatch.setenv(name, str(tmp_path))
         FileCache("~/tokens").set("k", "v", 60)
         assert (tmp_path / "tokens" / "k").read_bytes() == b"v"
-
-    def test_a_tilde_without_a_home_directory_is_a_value_error(self):
-        with pytest.raises(ValueError, match="home directory"):
-            FileCache("~nobody-has-this-name/tokens")
 
     @parametrize("key", ["../k", ".."])
     def test_no_key_leaves_the_directory(self, folder, key):
@@ -2201,17 +2164,17 @@ class TestFileCache:
         assert held == [True, False]
         assert free is True
 
-    def test_a_lock_has_one_holder_and_is_never_waited_for(self, folder):
-        self.assert_excludes(folder)
+    def test_a_lock_has_one_holder_is_never_waited_for_and_leaves_no_open_file(self, folder, monkeypatch):
+        def close_and_count(number):
+            closed.append(number)
+            close(number)
 
-    def test_a_lock_that_is_no_longer_used_leaves_no_open_file(self, folder, monkeypatch):
-        opened, closed, open_file, close = [], [], os.open, os.close
-        monkeypatch.setattr(os, "open", lambda *arguments: opened.append(open_file(*arguments)) or opened[-1])
-        monkeypatch.setattr(os, "close", lambda number: closed.append(number) or close(number))
+        closed = []
+        close = os.close
+        monkeypatch.setattr(os, "close", close_and_count)
         self.assert_excludes(folder)
         gc.collect()
-        assert len(opened) == 2
-        assert set(opened) <= set(closed)
+        assert len(closed) == 2
 
     HOLDER = """
         import os, sys
@@ -2249,6 +2212,7 @@ class TestFileCache:
         class Msvcrt:
             LK_NBLCK = fcntl.LOCK_EX | fcntl.LOCK_NB
             def locking(self, number, how, size):
+                locked.append(number)
                 with contextlib.suppress(BlockingIOError):
                     return fcntl.flock(number, how)
                 raise PermissionError(13, "Permission denied")
@@ -2258,19 +2222,14 @@ class TestFileCache:
         monkeypatch.delattr(os, "geteuid", raising=False)
         folder.mkdir(parents=True)
         folder.chmod(0o777)
+        locked = []
         self.assert_excludes(folder)
+        assert len(locked) == 3
 
 
 @pytest.mark.usefixtures("clock")
 class TestSharedCache:
     """One token for many processes: what is read, what is written, who fetches."""
-
-    @parametrize("kind", ["path", MemoryCache, LockingCache])
-    def test_a_second_process_takes_the_token_of_the_first(self, clock, tmp_path, kind):
-        cache = str(tmp_path / "c") if kind == "path" else kind()
-        first, second = processes(cache, 2)
-        assert first.token().expires_at == clock.wall + 3600
-        assert second.token() == first.token()
 
     @parametrize("life, kept", [(59.5, 59), (0.5, 1), (None, 3600), (10**8, 30 * 86400)])
     def test_a_value_is_kept_for_whole_seconds_of_at_most_30_days(self, life, kept):
@@ -2302,8 +2261,7 @@ class TestSharedCache:
 
     @parametrize("value", [
         "nonsense", '["from-the-cache"]', b"\xff\xfe", "[" * 100000, 10**30, '{"access_token": "from-the-cache"}',
-        '{"access_token": "from-the-cache\\r\\nEvil: 1", "obtained_at": 1073741824}',
-    ])  # fmt: skip
+        '{"access_token": "from-the-cache\\r\\nEvil: 1", "obtained_at": 1073741824}'])
     def test_nonsense_is_a_miss_and_one_log_line_and_is_written_over(self, caplog, value):
         first, second = processes(LockingCache(value), 2)
         assert first.served() == "token-1/1"
@@ -2311,30 +2269,46 @@ class TestSharedCache:
         assert len(caplog.records) == 1
         assert_hidden(caplog.text, "from-the-cache", "token-1")
 
-    def key(self, client_id="a", client_secret="bc", scope="read", token_url="https://a.example/t", **settings):
-        return ClientCredentials(client_id, client_secret, scope, token_url, **settings).cache_key
-
     def test_clients_that_differ_in_a_setting_share_nothing(self):
+        common = {"client_id": "a", "client_secret": "bc", "scope": "read", "token_url": "https://a.example/t"}
         different = [
             {}, {"client_id": "b"}, {"client_secret": "two"}, {"scope": "write"}, {"token_url": "https://a.example/u"},
             {"client_id": "ab", "client_secret": "c"}, {"auth_method": "client_secret_post"}, {"token_headers": {"x-tenant": "2"}},
         ]  # fmt: skip
-        keys = {self.key(**settings) for settings in different}
+        keys = {ClientCredentials(**{**common, **settings}).cache_key for settings in different}
         assert len(keys) == 8
 
-    def test_the_key_is_a_hash_and_shows_no_secret(self):
+    @parametrize("secret", ["s3cret", lambda: "s3cret"])
+    def test_the_key_is_a_hash_and_shows_no_secret(self, secret):
         cache = MemoryCache(entry())
-        client = ClientCredentials("a", "s3cret", None, "https://a.example/t")
+        client = ClientCredentials("a", secret, None, "https://a.example/t")
         TokenSource(client, cache=cache).token()
         assert re.fullmatch("oauth_session-[0-9a-f]{64}", cache.key)
 
     def test_a_cache_needs_a_path_or_its_methods_and_a_key(self):
-        with pytest.raises(ValueError, match="cache must name a directory"):
-            FileCache("")
+        for path in ("", "~nobody-has-this-name/tokens"):
+            with pytest.raises(ValueError, match="cache must name a directory"):
+                FileCache(path)
         with pytest.raises(TypeError, match=r"set\(key, value, seconds\)"):
             TokenSource(int, cache={}, cache_key="k")
         with pytest.raises(TypeError, match="cache_key"):
             TokenSource(int, cache=MemoryCache())
+
+    @needs_fork
+    def test_a_child_that_is_forked_while_the_cache_is_asked_asks_it_too(self):
+        class ForkingCache(MemoryCache):
+            status = None
+
+            def get(self, key):
+                if self.status is None:
+                    self.status = "a child is running"
+                    self.status = forked(lambda: source.token().access_token == "from-the-cache")
+                return self.value
+
+        cache = ForkingCache(entry())
+        source = cached(cache)
+        source.token()
+        assert cache.status == 0
 
     def test_a_refused_token_is_never_taken_again_though_it_is_written_anew(self):
         cache = LockingCache(entry())
@@ -2416,6 +2390,15 @@ class TestSharedCache:
         source.token()
         assert 1.2 <= clock.wall - START <= 2.1
         assert cache.timeout == 4.0
+
+    def test_who_waits_for_the_lock_takes_the_token_of_its_holder(self, clock):
+        def taken():
+            cache.value = entry()
+            return True
+
+        cache = LockingCache(acquire=taken)
+        assert cached(cache).served() == "from-the-cache/0"
+        assert clock.wall == START
 
     def test_time_spent_waiting_for_the_lock_is_not_taken_off_the_tokens_life(self, clock):
         cache = LockingCache()
@@ -2548,7 +2531,7 @@ class TestTokenSource:
         assert age_after(expired - 0.125, answer=life) == "due"
         assert age_after(expired, answer=life) == "expired"
 
-    @parametrize("before, refresh_in, due", [(60, None, 3540), (9999, None, 1800), (300, "100", 100), (300, "x", 3300)])
+    @parametrize("before, refresh_in, due", [(60, None, 3540), (9999, None, 1800), (300, "100", 100), (300, 0.001, 0.125)])
     def test_refresh_before_or_refresh_in_of_the_answer_says_when_it_is_due(self, clock, before, refresh_in, due):
         def answer():
             return Token("token-1", expires_at=clock.wall + 3600, raw={"refresh_in": refresh_in})
@@ -2556,8 +2539,7 @@ class TestTokenSource:
         assert age_after(due - 0.0625, answer=answer, refresh_before=before) == "fresh"
         assert age_after(due, answer=answer, refresh_before=before) == "due"
 
-    @parametrize("wall, steady, age", [
-        (3590, 0, "expired"), (3300, 0, "due"), (-3600, 3299, "fresh"), (-3600, 3300, "due")])
+    @parametrize("wall, steady, age", [(3590, 0, "expired"), (-3600, 3299, "fresh"), (-3600, 3300, "due")])
     def test_the_clock_that_says_more_decides(self, wall, steady, age):
         assert age_after(wall, steady) == age
 
@@ -2644,12 +2626,23 @@ class TestTokenSource:
         clock.settle()
         assert source.served() == "token-1/1"
 
-    def test_pauses_double_from_the_second_failure_in_a_row_up_to_a_minute(self, clock):
+    def test_pauses_double_from_the_second_failure_in_a_row_up_to_a_minute(self, clock, caplog):
         source = ScriptedSource(BROKEN)
         source.served()
+        assert caplog.records == []  # who waited has the error
         for fetches, pause in enumerate([1, 2, 4, 8, 16, 32, 60, 60], 2):
             assert source.served_after(0, pause * 0.375) == [f"500/{fetches}"] * 2
             clock.move(pause * 0.625)
+
+    def test_a_fetch_that_fails_after_its_deadline_causes_no_pause(self, clock):
+        held = HeldStep(BROKEN)
+        source = ScriptedSource(BROKEN, held, 3600)
+        source.served()
+        callers = callers_of(source.token, 1, held)
+        clock.move(40)
+        held.release()
+        callers.finish()
+        assert source.served() == "token-3/3"
 
     def test_pauses_have_jitter(self):
         sources = [ScriptedSource(BROKEN) for _ in range(50)]
@@ -2797,6 +2790,11 @@ class TestTokenSource:
         source = TokenSource(lambda: source.token())
         assert type(Callers(1, source.token).finish()[0]) is OAuthError
 
+    def test_a_renewal_may_use_the_token_that_it_renews(self, caplog):
+        source = due_source(lambda: source.token())
+        assert source.served() == "token-1/2"
+        assert caplog.records == []
+
     def test_a_finalizer_that_uses_the_source_is_no_deadlock(self, clock, monkeypatch):
         """The garbage collector may call one at any time; here, a look at the clock does."""
         def monotonic():
@@ -2811,7 +2809,7 @@ class TestTokenSource:
         monkeypatch.setattr(clock, "monotonic", monotonic)
         assert Callers(1, source.token).tokens()[0] in ("token-1", "token-2")  # the one called it, or the other
 
-    @needs_cpython
+    @pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy runs no __del__ at the end")
     def test_the_last_call_of_a_program_gets_its_token(self):
         done = program("""
             import threading
@@ -2849,14 +2847,6 @@ class TestTokenSource:
 
 
 # ---- OAuthHandler ----------------------------------------------------------------------------------------------------
-
-
-class Retry(urllib.request.BaseHandler):
-    """A user's handler that opens a request again, as some do after a 503."""
-
-    def http_error_503(self, request, fp, code, msg, headers):
-        fp.close()
-        return self.parent.open(request, timeout=request.timeout)
 
 
 class TestOAuthHandler:
@@ -2973,27 +2963,30 @@ class TestOAuthHandler:
         assert not isinstance(error, OAuthError)
         assert other.count == auth.count == 1
 
-    def test_a_redirect_that_leads_nowhere_or_shows_the_token_is_not_followed(self):
-        token = "t0ken" * 4
-        nowhere = ["ftp://127.0.0.1/x", "http://a b/", "http://u@127.0.0.1/", "http://[::1/"]
-        for place in (*nowhere, f"/x/{token}", f"http://{token}.example/", f"http://[{token}]/", f"/?{token}"):
-            with Server(page("302 Found", b"", "Location: " + place)) as server:
-                error = raised_by(OAuthSession(source=source_of(token)).get, server.url)
-            assert "not followed" in str(error)
-            assert_hidden(error, token)
+    @parametrize("place", ["ftp://T0KEN/x", "http://T0KEN b/", "http://T0KEN@127.0.0.1/", "http://[::1/", "/" + "x" * 66_000])
+    def test_a_redirect_that_leads_nowhere_is_not_followed(self, client, place):
+        with Server(page("302 Found", b"", "Location: " + place)) as server:
+            error = raised_by(client.get, server.url)
+        assert "not followed" in str(error)
+        assert_hidden(error)
 
     def test_a_redirect_in_utf_8_is_followed(self, client):
         with Server(page("302 Found", b"", "Location: /\u00fc?\u20ac"), HELLO) as server:
             client.get(server.url)
         assert server.lines[1:] == ["GET /%C3%BC?%E2%82%AC HTTP/1.1"]
 
-    def test_a_header_that_is_not_to_be_redirected_stays_at_its_origin(self, api, other):
-        for handlers in ([], [urllib.request.HTTPRedirectHandler]):
-            request = urllib.request.Request(api.url)
-            request.add_unredirected_header("X-Own", "1")
-            api.will(302, {"Location": other.url})
-            static_session(handlers=handlers).open(request).close()
-        assert other.header("X-Own") == [None, None]
+    def test_another_redirect_handler_takes_along_neither_the_token_nor_an_unredirected_header(self, api, other):
+        request = urllib.request.Request(api.url)
+        request.add_unredirected_header("X-Own", "1")
+        session = OAuthSession(source=source_of("t", "u"), handlers=[urllib.request.HTTPRedirectHandler])
+        for status in (302, 401, 302):
+            api.will(status, {"Location": other.url})
+        for _ in range(2):
+            session.open(request).close()
+        assert api.bearers == ["Bearer t", "Bearer t", "Bearer u"]
+        assert api.header("X-Own") == ["1"] * 3
+        assert other.bearers == [None] * 2
+        assert other.header("X-Own") == [None] * 2
 
     def test_a_redirect_is_unverifiable_for_the_policy_of_a_cookie_jar(self, api, other):
         jar = CookieJar(DefaultCookiePolicy(strict_ns_unverifiable=True))
@@ -3055,9 +3048,8 @@ class TestOAuthHandler:
     def test_a_proxy_that_the_caller_put_on_a_request_is_used(self, other):
         request = urllib.request.Request("http://api.example/x")
         request.set_proxy(other.url[7:], "http")
-        other.will(401)
-        OAuthSession(source=source_of("t", "u"), allow_http=True).open(request).close()
-        assert other.lines == ["GET http://api.example/x"] * 2
+        OAuthSession(source=source_of("t"), allow_http=True).open(request).close()
+        assert other.lines == ["GET http://api.example/x"]
 
     def test_a_subclass_of_proxy_handler_serves_token_and_api(self, auth, other):
         class Kept(urllib.request.ProxyHandler):
@@ -3128,15 +3120,6 @@ class TestOAuthHandler:
         assert type(error) is OAuthInvalidToken
         assert '"error_description": "*** ***"' in str(error)
         assert api.count == 2
-
-    @parametrize("handler, requests", [(urllib.request.HTTPRedirectHandler, 1), (Retry, 2)])
-    def test_no_other_handler_takes_the_token_along(self, handler, requests):
-        answers = [page("503 Busy"), HELLO][-requests:]
-        with Server(*answers) as other, Server(page("302 Found", b"", f"Location: {other.url}/")) as api:
-            with static_session(handlers=[handler]) as session:
-                session.get(api.url)
-        assert api.header("authorization") == [BEARER]
-        assert other.header("authorization") == [None] * requests
 
     def test_a_lack_of_scope_and_a_wrong_request_are_not_cured_by_another_token(self, session, auth, api):
         api.will(400, {"WWW-Authenticate": "Bearer error=invalid_request"})
@@ -3235,21 +3218,25 @@ class TestOAuthHandler:
         assert api.bearers == [f"Bearer {TOKEN}"]
         assert other.bearers == [None]
 
-    def test_plain_http_to_loopback_never_goes_to_a_proxy(self, network, auth, api, other, monkeypatch):
+    def test_plain_http_to_loopback_goes_to_no_proxy_and_does_not_see_its_password(self, network, auth, api, other, monkeypatch):
         OwnProxy = type("OwnProxy", (urllib.request.ProxyHandler,), {})  # as users write them, to choose by the host
-        monkeypatch.setenv("http_proxy", other.url)
+        own = OwnProxy({"http": other.url.replace("//", "//user:pass@")})
+        socks = other.url.replace("http:", "socks5:")  # which elsewhere is refused
+        stock = urllib.request.ProxyHandler({"http": socks})
+        monkeypatch.setenv("http_proxy", socks)
         for url in (api.url, api.alias):
-            sessions = [session_of(auth, handlers=handlers) for handlers in ([], [network], [OwnProxy(network.proxies)])]
+            sessions = [session_of(auth, handlers=handlers) for handlers in ([], [network], [own], [stock])]
             for opener in (*sessions, bare_opener(source_of("t", "u"), url)):
                 api.will(401, CHALLENGE)
                 api.will(307, {"Location": "/to"})
                 opener.open(url, b"body").close()
-        assert api.count == 24
-        assert auth.count == 12
+        assert api.header("Proxy-Authorization") == [None] * 30
+        assert auth.header("Proxy-Authorization") == [None] * 16
         assert other.count == 0
 
-    def test_a_request_through_a_proxy_has_the_whole_url_and_is_sent_again_there(self, auth, other):
+    def test_a_request_through_a_proxy_has_the_whole_url_and_is_sent_again_there(self, auth, other, monkeypatch):
         proxy = urllib.request.ProxyHandler({"http": other.url.replace("//", "//user:pass@")})
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
         session = session_of(auth, handlers=[proxy], allow_http=True)
         other.will(401, CHALLENGE)
         session.get("http://api.example/x?q=1")
@@ -3299,12 +3286,14 @@ class TestSession:
         assert auth.count == 0
 
     def test_params_become_the_query(self, session, api):
-        session.get("/dict", {"a": [1, -2.5, Decimal("3.0")], "b": "ü &"})
+        high = enum.IntEnum("Level", "LOW HIGH").HIGH
+        half = enum.Enum("Ratio", {"HALF": 0.5}, type=float).HALF
+        session.get("/dict", {"a": [1, -2.5, Decimal("3.0")], "b": "ü &", "c": [high, half]})
         session.get("/pairs", [("a", OddStr("1")), (b"a", b"2")])
         session.get("/text", "a=#1&b=ü")
         session.get("/nothing", {})
         session.post("/more?z=0#part", params={"a": 1})
-        assert api.lines[:2] == ["GET /dict?a=1&a=-2.5&a=3.0&b=%C3%BC+%26", "GET /pairs?a=1&a=2"]
+        assert api.lines[:2] == ["GET /dict?a=1&a=-2.5&a=3.0&b=%C3%BC+%26&c=2&c=0.5", "GET /pairs?a=1&a=2"]
         assert api.lines[2:] == ["GET /text?a=%231&b=%C3%BC", "GET /nothing", "POST /more?z=0&a=1"]
 
     def test_data_arrives_with_the_content_type_of_its_kind(self, session, api):
@@ -3373,14 +3362,23 @@ class TestSession:
         errors = [raised_by(company, kind=ValueError)]
         errors.append(raised_by(OAuthSession, **{**arguments, **settings}, kind=ValueError))
         for error in errors:
-            assert f"{first}" in str(error)
+            assert first in str(error)
             assert f"leave one out, or pass {second}=None" in str(error)
         assert company(**{first: None}).client_id == CLIENT
 
-    def test_an_empty_list_of_origins_is_refused_instead_of_meaning_any(self):
-        for origins in ([], ""):
-            error = raised_by(static_session, origins=origins, kind=ValueError)
-            assert "origins" in str(error)
+    def test_a_wrong_setting_is_named_at_once(self):
+        wrong = {"base_url": "https://a.example/?x", "timeout": (3, 10), "auth_method": "basic", "refresh_before": -1, "context": True}
+        for name, value in wrong.items():
+            with pytest.raises((TypeError, ValueError), match=name):
+                OAuthSession(CLIENT, SECRET, "read", self.URL, **{name: value})
+        with pytest.raises(ValueError, match="timeout"):
+            ClientCredentials(CLIENT, SECRET, "read", self.URL, timeout=0)
+        with pytest.raises(TypeError, match="fetch must be"):
+            TokenSource("token")
+        with pytest.raises(TypeError, match="fetch must return a Token"):
+            TokenSource(lambda: "token").token()
+        with pytest.raises(TypeError, match="source must be"):
+            OAuthHandler(lambda: Token(TOKEN), self.URL)
 
     def test_a_source_contradicts_each_credential_until_it_is_switched_off(self, api):
         source = source_of("t")
@@ -3395,7 +3393,7 @@ class TestSession:
     URL = "https://auth.example/token"
 
     def test_missing_and_swapped_arguments_are_told_the_order(self):
-        swapped = [(self.URL, CLIENT, SECRET), (CLIENT, SECRET, self.URL, ["read"])]
+        swapped = [(self.URL, CLIENT, SECRET), (CLIENT, SECRET, self.URL, ["read"]), (CLIENT, SECRET, 5, self.URL)]
         for arguments in ((), (CLIENT, SECRET), (None, SECRET, None, self.URL), *swapped):
             error = raised_by(OAuthSession, *arguments, kind=(ValueError, TypeError))
             assert "client_id, client_secret, scope, token_url" in str(error)
@@ -3472,6 +3470,7 @@ class TestSession:
     def test_a_setting_that_cannot_be_changed_or_is_misspelt_is_refused(self, session):
         own = AcmeSession(CLIENT, SECRET)
         own.region = session._region = "eu"
+        session.get = own.get = print  # as mock.patch.object() does
         for name in ("verify", "params", "hooks", "token_url", "opener"):
             with pytest.raises(AttributeError, match=name):
                 setattr(session, name, "x")
@@ -3498,16 +3497,17 @@ class TestSession:
         assert_hidden(vars(session), "hunter-2")
 
     def test_a_setting_that_is_not_safe_is_refused(self, auth):
-        for name in ("base_url", "origins"):
-            with pytest.raises(ValueError, match=name):
-                session_of(auth, **{name: "http://localhost.example"})
-        for secret in (SECRET + "\n", SECRET + "\0"):
+        for secret in (SECRET + "\n", SECRET + "\0", b"s3cret-\xff"):
             error = raised_by(session_of, auth, secret, kind=ValueError)
             assert "client_secret" in str(error)
-            assert_hidden(error)
+            assert_hidden(error, "s3cret")
         with pytest.raises(ValueError, match="context="):
             session_of(auth, handlers=[urllib.request.HTTPSHandler])
-        for origins in ([], None, "http://a.example"):
+        with pytest.raises(ValueError, match="base_url"):
+            session_of(auth, base_url="http://localhost.example")
+        for origins in ([], "", "http://localhost.example"):  # without any, it would be all
+            with pytest.raises(ValueError, match="origins"):
+                session_of(auth, origins=origins)
             with pytest.raises(ValueError, match="origins"):
                 OAuthHandler(source_of("t"), origins)
 
@@ -3703,6 +3703,8 @@ class TestDemoServer:
 
     def test_a_path_answers_as_it_was_told_and_any_other_what_it_saw(self, demo, client):
         demo.answer("/told", ["error", "ü"], 404, {"X-A": "1", "Content-Type": "application/problem+json"})
+        demo.answer("/short", None)
+        client.get("/short").raise_for_status()
         told = client.get("/told?q=1")
         head = client.head("/told")
         other = client.post("/a/b?c=1", json={"d": 2})
@@ -3806,16 +3808,23 @@ class TestCommandLine:
     def test_the_flags_of_curl_do_what_curl_does(self, call, api, tmp_path):
         path = tmp_path / "body"
         path.write_bytes(b"\0from a file\n")
-        api.will(201, {"X-Answer": "yes"}, b"made")
+        api.will(201, {"X-Answer": "yes", "Content-Type": "text/plain; charset=latin-1"}, "für".encode())  # a lie
         headers = ["-H", "X-A: 1", "-H", "content-type: text/plain"]
         _, out, _ = call("-i", "--fail", "-X", "put", *headers, "-d", "a=1", api.url)
         call(api.url, "-d", f"@{path}")
         call(api.url, "--data", "@-", stdin="from stdin")
-        assert re.fullmatch("HTTP/1.1 201 Created\n.*X-Answer: yes\n.*\n\nmade", out.replace("\r\n", "\n"), re.DOTALL)
+        assert re.fullmatch("HTTP/1.1 201 Created\n.*X-Answer: yes\n.*\n\nfür", out.replace("\r\n", "\n"), re.DOTALL)
         assert api.lines == ["PUT /", "POST /", "POST /"]
         assert api.bodies == [b"a=1", b"\0from a file\n", b"from stdin"]
         assert api.header("X-A") == ["1", None, None]
         assert api.header("Content-Type") == ["text/plain", FORM, FORM]
+
+    def test_main_prints_to_any_stdout(self, auth, api, monkeypatch):
+        monkeypatch.setenv("OAUTH_CLIENT_SECRET", SECRET)
+        monkeypatch.setenv("OAUTH_TOKEN_URL", auth.url)
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            oauth_session.main([api.url, "--client-id", CLIENT])
+        assert out.getvalue() == '{"path": "/"}'
 
     def test_two_runs_print_the_token_that_they_share_and_nothing_else(self, call, auth, tmp_path):
         cache = str(tmp_path / "c")
@@ -3867,9 +3876,8 @@ class TestCommandLine:
         self.assert_one_line(err, "invalid_client")
 
     @parametrize("arguments, word", [
-        ("--token --token-url http://a.example", "token_url"), ("--token --client-secret-file /no/such", "/no/such"), ("/relative", "url"),
-        ("https://a.example -d @/no/such", "/no/such"),
-    ])  # fmt: skip
+        ("--token --token-url http://a.example", "token_url"), ("", "give a URL"), ("https://a.example -H X", "colon"),
+        ("https://a.example -d @/no/such", "/no/such")])
     def test_a_wrong_setting_is_one_line_and_exit_2(self, arguments, word, call, auth):
         status, out, err = call(*arguments.split())
         assert status == 2
@@ -3902,7 +3910,6 @@ class TestCommandLine:
     @parametrize("options, step", [
         ("--token-url https://no-such-host.invalid/", r"connection .*: no usable answer from https://no-such-host\.invalid: .*"),
         ("--token-url http://127.0.0.1:1/", "connection .*: no usable answer from http://127.0.0.1:1: .*refused"),
-        ("--auth-method client_secret_jwt", r"token: .*\(tried: client_secret_jwt\)"),
         ("--scope a", r"token: .*\(tried: client_secret_basic, client_secret_post, client_secret_basic_raw\)"),
     ])  # fmt: skip
     def test_check_ends_with_the_step_that_fails(self, options, step, call, auth):
@@ -3914,13 +3921,6 @@ class TestCommandLine:
         assert re.search(f"\nNO +{step}\n$", out.replace("\r\n", "\n"))
         assert "All is well" not in out
         assert_hidden(out)
-
-    def test_check_names_the_proxy_without_its_password(self, call):
-        proxy = "http://me:proxy-word@127.0.0.1:1"
-        status, out, _ = call("--check", OAUTH_TOKEN_URL="https://auth.example/", https_proxy=proxy)
-        assert status == 1
-        assert re.search("(?m)^NO .*no usable answer from the proxy .*127.0.0.1:1", out)
-        assert "proxy-word" not in out
 
     def test_check_tries_each_method_and_the_api(self, call, auth, api):
         auth.will(405)  # to the question for the time

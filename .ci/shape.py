@@ -22,17 +22,17 @@ FUNCTION = 50  # lines of the longest function, docstring included
 COLUMNS = 100
 BUDGETS = {  # nodes by room, from the top of the file to its end
     "Head": 125,
-    "Errors": 505,
-    "URLs": 515,
-    "Connections": 2_185,
+    "Errors": 540,
+    "URLs": 510,
+    "Connections": 2_135,
     "Token": 420,
-    "ClientCredentials": 1_830,
+    "ClientCredentials": 1_845,
     "Caches": 775,
-    "TokenSource": 970,
-    "OAuthHandler": 1_090,
-    "OAuthSession": 1_540,
-    "DemoServer": 510,
-    "Command line": 850,
+    "TokenSource": 962,
+    "OAuthHandler": 1_060,
+    "OAuthSession": 1_520,
+    "DemoServer": 505,
+    "Command line": 845,
 }
 
 FILE = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).resolve().parents[1] / "oauth_session.py")

@@ -50,8 +50,10 @@ PATIENCE = 60  # seconds after which a wait has failed
 TOKEN, SECRET = "at-5f1c9e7b", 's3cret: %"\\&+<ü>'
 BASIC = [base64.b64encode(f"my-client:{one}".encode()).decode() for one in (quote(SECRET, ""), SECRET)]
 JSON = json.dumps(SECRET, ensure_ascii=False)[1:-1]
-ECHOES = [
+ECHOES = [  # the last two as Go writes JSON and HTML
     SECRET, quote(SECRET, ""), quote_plus(SECRET), json.dumps(SECRET)[1:-1], JSON, html.escape(SECRET),
+    JSON.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
+    html.escape(SECRET).replace("&quot;", "&#34;"),
 ]  # fmt: skip
 HIDDEN = [TOKEN, *ECHOES, *BASIC, repr(SECRET)[1:-1]]
 NUMBERS = itertools.count(1)
