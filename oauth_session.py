@@ -334,7 +334,7 @@ def _contradiction(first: str, second: str) -> ValueError:
 
 
 def _refuse_pickling(thing: Any) -> NoReturn:
-    """Stand for the __reduce__ of what holds a secret, locks or sockets."""
+    """Serve as the __reduce__ of what holds secrets, locks or sockets."""
     raise TypeError("sessions, sources and credentials cannot be pickled: make them from settings")
 
 
@@ -400,7 +400,7 @@ def _split_url(url: str) -> _URL:
 
         host = host.lower()
         encoded = host.encode("idna")
-        # What one of IDNA 2003 and 2008 replaces and the other keeps leads to different hosts.
+        # IDNA 2003 and IDNA 2008 replace different letters: one name may lead to two hosts.
         if not encoded.decode("idna") == host == unicodedata.normalize("NFKC", host.casefold()):
             raise ValueError("standards differ about its host: write the ASCII form, xn--...")
         host = encoded.decode()
@@ -696,7 +696,7 @@ class _Stream(RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         message = self.message
         keep = message.keep
-        message.keep = False  # unless all goes well: after a timeout or a signal, its place is lost
+        message.keep = False  # after a timeout or a signal, nobody knows what is still to come
         try:
             self.sock.settimeout(message.time_left())
             count = self.sock.recv_into(buffer)
@@ -1228,7 +1228,7 @@ class _KeptToken:
         self.expired_window = min(10.0, life / 10)
         self.due_window = min(refresh_before, life / 2)
         self.refresh_in = _seconds((token.raw or {}).get("refresh_in"))
-        if self.refresh_in:  # at a hundredth of a second, each call would cause a fetch
+        if self.refresh_in:  # a tiny one would cause a fetch at each call
             self.due_window = life - max(self.refresh_in, 0.1)
 
     def left(self) -> float:
@@ -1432,7 +1432,7 @@ class ClientCredentials:
                 return
             except (TypeError, ValueError) as error:
                 problems += f"{url} answered {reply.status}: {error}; "
-            if kind not in _TRANSIENT:  # else the first may have them at the next try
+            if kind not in _TRANSIENT:  # the first URL may answer better at the next try
                 failed = reply
                 kind = _kind_of(reply.status, None)
         if kind not in _TRANSIENT:
@@ -1471,7 +1471,7 @@ class ClientCredentials:
             except _TRY_NEXT_METHOD as error:
                 first = first or error
             except OAuthResponseError as error:
-                # Two kinds do not say whether the client was accepted.
+                # These two kinds do not say whether the client was accepted.
                 if not first or type(error) not in (OAuthResponseError, OAuthMalformedResponse):
                     raise
             else:
@@ -2488,7 +2488,8 @@ class OAuthHandler(HTTPRedirectHandler):
 
     def http_error_default(self, request: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
         """Handle a 401: renew the token and send the request again, once,
-        if no other handler has an answer.
+        if no other handler has an answer. The replay is a new Request with
+        the caller's headers; what the caller set by set_proxy() is lost.
 
         TokenSource.reject() says whether another token is to be had: it
         fetches at most once a minute. Raises OAuthInvalidToken if there is
@@ -2515,7 +2516,7 @@ class OAuthHandler(HTTPRedirectHandler):
                     request.unverifiable, request.get_method(),
                 )  # fmt: skip
                 replay.call = call
-                # No redirect of another handler may take along what was not to be redirected.
+                # Unredirected: other handlers' redirects would take ordinary ones to other hosts.
                 replay.unredirected_hdrs = dict(call.headers)
                 return self.parent.open(replay, timeout=request.timeout)
         raise refusal

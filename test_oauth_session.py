@@ -858,8 +858,7 @@ class TestErrors:
     ECHOES = [  # of one secret, as servers spell it
         "pa%2Fss%20%3Cw%3E%26o%22r%27d%20%C3%A9%25%2B%3D", "pa%2fss%20%3cw%3e%26o%22r%27d%20%c3%a9%25%2b%3d",
         "pa%2Fss+%3Cw%3E%26o%22r%27d+%C3%A9%25%2B%3D", "pa/ss &lt;w&gt;&amp;o&quot;r&#x27;d é%+=", "pa/ss <w>&o\\\"r'd \\u00e9%+=",
-        "cGEvc3MgPHc+Jm8icidkIMOpJSs9", "bXklM0FjbGllbnQlMkYxOnBhJTJGc3MlMjAlM0N3JTNFJTI2byUyMnIlMjdkJTIwJUMzJUE5JTI1JTJCJTNE",
-    ]  # fmt: skip
+        "cGEvc3MgPHc+Jm8icidkIMOpJSs9", "bXklM0FjbGllbnQlMkYxOnBhJTJGc3MlMjAlM0N3JTNFJTI2byUyMnIlMjdkJTIwJUMzJUE5JTI1JTJCJTNE"]
 
     @parametrize("echo", ECHOES)
     def test_an_echoed_secret_is_masked_in_its_usual_spellings(self, echo, caplog):
@@ -888,8 +887,7 @@ class TestErrors:
 
     @parametrize("body", [
         b"you sent s3cret-1", b'{"access_token": "s3cret-1\\ud800"}', b'{"access_token": ["s3cret-1"]}',
-        b'{"access_token": "s3cret-2", "id_token": "s3cret-3", "error": "x", "error_description": "s3cret-2 s3cret-3"}',
-    ])  # fmt: skip
+        b'{"access_token": "s3cret-2", "id_token": "s3cret-3", "error": "x", "error_description": "s3cret-2 s3cret-3"}'])
     def test_a_secret_or_token_is_in_no_message_whatever_the_body(self, body):
         with Server(page("200 OK", body, "X-Echo: s3cret-1", "Content-Type: s3cret-1")) as server:
             error = raised_by(credentials(server, "s3cret" + "-1", auth_method="client_secret_post"))
@@ -1047,9 +1045,8 @@ REFUSED += [CHUNKED + chunks + b"\r\n0\r\n\r\n" for chunks in BAD_CHUNKS]
 REFUSED += [line + b"\r\nContent-Length: 5\r\n\r\nhello" for line in BAD_STARTS]
 REFUSED += [(b"",), (b"HTTP/1.1 100 Continue\r\n\r\n",), (OK,), reset]
 CUT_CHUNKS = b"|9\r\nhello|5\r\nhello|5\r\nhello\r\n|5\r\nhello\r\n0\r\n|5\r\nhello\r\n0\r\nX: y\r\n".split(b"|")
-CUT_BODIES = [LENGTH[:-1]]
+CUT_BODIES = [LENGTH[:-1], b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999\r\n\r\nfor which no memory is allocated"]
 CUT_BODIES += [CHUNKED + chunks for chunks in CUT_CHUNKS]
-CUT_BODIES += [OK + b"Content-Length: 99999999999999999\r\n\r\nno memory is allocated for that"]
 
 
 class TestConnections:
@@ -1273,18 +1270,19 @@ class TestConnections:
         """)
         assert done == b"200\n200\n"
 
-    def test_an_answer_that_is_read_on_after_a_timeout_leaves_nothing_to_the_next(self, client):
+    @parametrize("size", [b"4", b"x\r\n"])
+    def test_an_answer_that_is_read_on_after_an_error_leaves_nothing_to_the_next(self, client, size):
         def stall(sock):
-            sock.sendall(CHUNKED + b"4")
-            timed_out.wait(PATIENCE)
+            sock.sendall(CHUNKED + size)
+            failed.wait(PATIENCE)
             return b"0\r\n\r\n"
 
-        timed_out = threading.Event()
+        failed = threading.Event()
         with Server(stall, HELLO) as server:
             with client.open(server.url, timeout=0.1) as answer:
                 with pytest.raises(URLError):
                     answer.read()
-                timed_out.set()
+                failed.set()
                 with contextlib.suppress(URLError):
                     answer.read()
             response = client.get(server.url, timeout=None)
@@ -1818,6 +1816,7 @@ class TestClientCredentials:
             error = refused(server)
         assert "404" in str(error)
         assert "(text/html, 20 bytes)" in str(error)
+        assert "is token_url right" in str(error)
         assert "nothing" not in str(error)
 
     @parametrize("answer", [refusal(503), None, reset, (OK + b"Content-Length: 2\r\n\r\n{",)])
@@ -1851,8 +1850,7 @@ class TestClientCredentials:
 
     ENDLESS = [  # what a server begins with, and repeats for ever
         (b"HTTP/1.1 200 ", b"a"), (OK, b"X: y\r\n"), (b"", b"HTTP/1.1 102 Processing\r\n\r\n"), (HEAD, b" "),
-        (CHUNKED, b"64\r\n" + b" " * 100 + b"\r\n"), (CHUNKED + b"0\r\n", b"X: y\r\n"),
-    ]  # fmt: skip
+        (CHUNKED, b"64\r\n" + b" " * 100 + b"\r\n"), (CHUNKED + b"0\r\n", b"X: y\r\n")]
 
     @parametrize("begun, forever", ENDLESS)
     def test_an_answer_of_too_many_bytes_is_malformed_at_once(self, begun, forever):
@@ -1946,7 +1944,6 @@ class TestAssertionsAndDiscovery:
         assert "client_assertion_type=" + kind in form_of(server)
         assert FORM_ID in form_of(server)
         assert FORM_SECRET not in form_of(server)
-        assert server.header("authorization") == [None, None]
 
     def test_the_audience_of_an_assertion_is_the_issuer_or_what_is_named(self):
         with Issuer() as server:
@@ -2565,6 +2562,8 @@ class TestTokenSource:
         clock.move(1)
         with pytest.raises(OAuthMalformedResponse):  # it is past its life when it arrives
             source.token()
+        with pytest.raises(OAuthMalformedResponse):
+            TokenSource(lambda: Token("t", expires_at=0)).token()
 
     def test_32_threads_without_a_token_cause_one_fetch(self):
         held = HeldStep(3600)
@@ -2963,11 +2962,12 @@ class TestOAuthHandler:
         assert not isinstance(error, OAuthError)
         assert other.count == auth.count == 1
 
-    @parametrize("place", ["ftp://T0KEN/x", "http://T0KEN b/", "http://T0KEN@127.0.0.1/", "http://[::1/", "/" + "x" * 66_000])
+    @parametrize("place", ["ftp://T0KEN/x", "http://T0KEN b/", "http://T0KEN@127.0.0.1/", "http://[::1/", "/".ljust(66_000, "x")])
     def test_a_redirect_that_leads_nowhere_is_not_followed(self, client, place):
         with Server(page("302 Found", b"", "Location: " + place)) as server:
             error = raised_by(client.get, server.url)
         assert "not followed" in str(error)
+        assert server.count == 1
         assert_hidden(error)
 
     def test_a_redirect_in_utf_8_is_followed(self, client):
@@ -3848,7 +3848,8 @@ class TestCommandLine:
         api.will(302, {"Location": "ftp://127.0.0.1/"})
         refused, _, why = call("--fail", api.url)
         astray, _, err = call("--fail", api.url)
-        assert refused == astray == 22
+        assert refused == 22
+        assert astray == 22
         self.assert_one_line(why, "refused the token: 403")
         self.assert_one_line(err, "ftp")
 
@@ -3910,8 +3911,7 @@ class TestCommandLine:
     @parametrize("options, step", [
         ("--token-url https://no-such-host.invalid/", r"connection .*: no usable answer from https://no-such-host\.invalid: .*"),
         ("--token-url http://127.0.0.1:1/", "connection .*: no usable answer from http://127.0.0.1:1: .*refused"),
-        ("--scope a", r"token: .*\(tried: client_secret_basic, client_secret_post, client_secret_basic_raw\)"),
-    ])  # fmt: skip
+        ("--scope a", r"token: .*\(tried: client_secret_basic, client_secret_post, client_secret_basic_raw\)")])
     def test_check_ends_with_the_step_that_fails(self, options, step, call, auth):
         auth.always(401, {}, {"error": "invalid_client", "error_description": "нет"})
         status, out, err = call("--check", "https://api.example", *options.split(), PYTHONIOENCODING="ascii")
